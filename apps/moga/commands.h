@@ -1,0 +1,11 @@
+// The subcommands. Each adds its options to the command line and a callback that does the work.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+namespace moga {
+
+// COMMANDS-BEGIN
+// COMMANDS-END
+
+}  // namespace moga

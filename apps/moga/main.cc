@@ -1,0 +1,48 @@
+// moga: the command line. Subcommands fill request structs and call the libraries; errors become one line.
+#include <ATen/Parallel.h>
+
+#include <cstdio>
+#include <exception>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/threads.h"
+#include "commands.h"
+
+namespace {
+
+constexpr int kExitBadInput = 2;
+constexpr int kExitBug = 70;
+
+int run(int argc, char** argv) {
+  moga::init_logging();
+  moga::init_threads();
+  at::set_num_threads(moga::thread_count());
+
+  CLI::App app{"Mixture-of-Groups Attention: long multi-shot films from scripts"};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "moga " MOGA_VERSION);
+  // COMMANDS-BEGIN
+  // COMMANDS-END
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int code = app.exit(error);
+    return code == 0 ? 0 : kExitBadInput;
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const moga::Error& error) {
+    fmt::print(stderr, "moga: error: {}\n", error.what());
+    return kExitBadInput;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "moga: internal error, please report it with the command you ran: {}\n", error.what());
+    return kExitBug;
+  }
+}

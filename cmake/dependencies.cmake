@@ -1,0 +1,39 @@
+# Everything comes from the distribution (see scripts/setup.sh) or from CMAKE_PREFIX_PATH.
+find_package(Torch REQUIRED)
+find_package(OpenMP REQUIRED COMPONENTS CXX)
+find_package(fmt REQUIRED)
+find_package(spdlog REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(yaml-cpp REQUIRED)
+find_package(CLI11 REQUIRED)
+
+# Debian's split OpenCV packages carry no CMake config (it is in the metapackage), so look for the parts.
+find_path(OPENCV_INCLUDE opencv2/core.hpp PATH_SUFFIXES opencv4 REQUIRED)
+foreach(part core imgproc imgcodecs)
+  find_library(OPENCV_${part} opencv_${part} REQUIRED)
+  add_library(opencv_${part} INTERFACE IMPORTED)
+  target_include_directories(opencv_${part} SYSTEM INTERFACE ${OPENCV_INCLUDE})
+  target_link_libraries(opencv_${part} INTERFACE ${OPENCV_${part}})
+endforeach()
+
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(FFMPEG REQUIRED IMPORTED_TARGET libavformat libavcodec libavutil libswscale)
+pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)
+find_library(SENTENCEPIECE_TRAIN_LIBRARY sentencepiece_train REQUIRED)
+if(MOGA_BUILD_TESTS)
+  find_package(GTest REQUIRED)
+endif()
+
+# yaml-cpp renamed its target in 0.8.
+if(TARGET yaml-cpp::yaml-cpp)
+  set(MOGA_YAML yaml-cpp::yaml-cpp)
+else()
+  set(MOGA_YAML yaml-cpp)
+endif()
+
+# libtorch as one system-include target, so that its headers neither warn nor get linted.
+add_library(moga_torch INTERFACE)
+target_include_directories(moga_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
+target_link_libraries(moga_torch INTERFACE ${TORCH_LIBRARIES})
+separate_arguments(MOGA_TORCH_FLAGS UNIX_COMMAND "${TORCH_CXX_FLAGS}")
+target_compile_options(moga_torch INTERFACE ${MOGA_TORCH_FLAGS})

@@ -1,0 +1,1 @@
+// Anchors the precompiled libtorch header that every torch module reuses.
