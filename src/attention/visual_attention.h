@@ -1,0 +1,27 @@
+// The visual attention of a block: the mean of MoGA, window and frame attention over shared q, k, v (paper,
+// section on group attention), or plain full attention.
+#pragma once
+
+#include <torch/torch.h>
+
+#include "attention/grouped_attention.h"
+#include "attention/router.h"
+#include "attention/visual_attention_config.h"
+
+namespace moga {
+
+// Planned once per film, shared by all layers and steps.
+struct StaticPlan {
+  Groups windows;
+  Groups frames;
+  Groups full;
+  int64_t batch = 1;
+};
+StaticPlan plan_static_groups(const FilmLayout& layout, const MogaConfig& config, int64_t batch,
+                              torch::Device device);
+
+// q, k, v: [L, N, D] with RoPE applied, L = batch * layout.tokens(). `routing` is used by kMoga and kDynamic only.
+torch::Tensor visual_attention(const torch::Tensor& q_LND, const torch::Tensor& k_LND, const torch::Tensor& v_LND,
+                               const StaticPlan& plan, const Routing& routing, const MogaConfig& config);
+
+}  // namespace moga

@@ -1,0 +1,41 @@
+// Sentencepiece tokenizers as the T5 family uses them, and their training on a list of captions.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace moga {
+
+// Prompt cleaning of the Wan pipeline before tokenising: HTML-unescape twice, strip, white-space runs to one space.
+std::string clean_prompt(const std::string& text);
+
+class Tokenizer {
+ public:
+  // Loads a sentencepiece .model file; throws Error naming the file if it is missing or damaged.
+  explicit Tokenizer(const std::filesystem::path& model_file);
+  ~Tokenizer();
+  Tokenizer(Tokenizer&&) noexcept;
+  Tokenizer& operator=(Tokenizer&&) noexcept;
+
+  // clean_prompt, then ids with the end-of-text id appended, cut to `max_length` ids (the end id stays last).
+  // `*truncated`, if given, tells whether anything was cut.
+  std::vector<int64_t> encode(const std::string& text, size_t max_length, bool* truncated = nullptr) const;
+  std::string decode(const std::vector<int64_t>& ids) const;
+  int64_t vocab_size() const;
+  int64_t pad_id() const;
+  int64_t eos_id() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Trains a unigram model (pad 0, eos 1, unk 2, no bos; deterministic) and writes it atomically. `vocab_size` is an
+// upper bound: small caption sets get fewer pieces.
+void train_tokenizer(const std::vector<std::string>& captions, int64_t vocab_size,
+                     const std::filesystem::path& model_file);
+
+}  // namespace moga
