@@ -34,6 +34,8 @@ endif()
 # libtorch as one system-include target, so that its headers neither warn nor get linted.
 add_library(moga_torch INTERFACE)
 target_include_directories(moga_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
-target_link_libraries(moga_torch INTERFACE ${TORCH_LIBRARIES})
+# OpenMP is part of it: libtorch's parallel loops are header code that asks for _OPENMP, and the precompiled
+# header is rejected by a target that differs in it.
+target_link_libraries(moga_torch INTERFACE ${TORCH_LIBRARIES} OpenMP::OpenMP_CXX)
 separate_arguments(MOGA_TORCH_FLAGS UNIX_COMMAND "${TORCH_CXX_FLAGS}")
 target_compile_options(moga_torch INTERFACE ${MOGA_TORCH_FLAGS})
