@@ -1,0 +1,55 @@
+# Everything a newcomer types. `make` alone lists it. One build folder, build/; programs land in build/bin/.
+BUILD := build
+JOBS ?= $(shell nproc)
+CONFIGURE := cmake -G Ninja -B $(BUILD) -DCMAKE_BUILD_TYPE=Release
+
+# Tests run one program per two cores, because each of them uses two threads itself.
+TEST_JOBS ?= $(shell n=$$(( $(JOBS) / 2 )); [ $$n -ge 1 ] && echo $$n || echo 1)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test bench format lint clean
+
+help: ## this list
+	@echo "MoGA: multi-shot films with Mixture-of-Groups Attention. Targets:"
+	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## install the Debian packages that are missing (as root or through sudo)
+	@scripts/setup.sh
+
+# The real work stands in recipes and not in prerequisites, because ninja knows best what is out of date.
+$(BUILD)/build.ninja: CMakeLists.txt cmake/dependencies.cmake cmake/moga_module.cmake
+	$(CONFIGURE)
+	@touch $@
+
+build: setup ## set up, configure and build everything
+	@$(MAKE) --no-print-directory $(BUILD)/build.ninja
+	ninja -C $(BUILD) -j $(JOBS)
+
+demo: setup ## build the program and make a film: out/demo/film.mp4
+	@$(MAKE) --no-print-directory $(BUILD)/build.ninja
+	ninja -C $(BUILD) -j $(JOBS) moga
+	@mkdir -p out/demo
+	$(BUILD)/bin/moga generate examples/demo.yaml -o out/demo/film.mp4 --groups
+	@scripts/report_demo.sh out/demo
+
+test: build ## build everything and run all tests
+	cd $(BUILD) && ctest --output-on-failure -j $(TEST_JOBS)
+
+bench: build ## build and run the benchmark programs, where there are any
+	@found=0; for program in $(BUILD)/bin/*_bench; do \
+	  [ -x "$$program" ] || continue; found=1; echo "== $$program"; "$$program" || exit 1; \
+	done; [ $$found = 1 ] || echo "This version has no benchmark programs."
+
+format: ## rewrite our C++ files in the house style (clang-format)
+	@command -v clang-format >/dev/null || scripts/setup.sh --dev
+	git ls-files -z --cached --others --exclude-standard '*.h' '*.cc' '*.cpp' | xargs -0 clang-format -i
+
+lint: ## check format, folder layers and clang-tidy
+	@scripts/setup.sh --dev
+	@$(MAKE) --no-print-directory $(BUILD)/build.ninja
+	scripts/check_format.sh
+	scripts/check_layers.py
+	scripts/lint.py --build $(BUILD) -j $(JOBS)
+
+clean: ## remove what was built and generated
+	rm -rf $(BUILD) out
