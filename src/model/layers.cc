@@ -1,0 +1,30 @@
+#include "model/layers.h"
+
+namespace moga {
+
+MlpImpl::MlpImpl(int64_t in, int64_t hidden, int64_t out, Activation activation)
+    : first_(register_module("0", torch::nn::Linear(in, hidden))),
+      last_(register_module("2", torch::nn::Linear(hidden, out))),
+      activation_(activation) {}
+
+torch::Tensor MlpImpl::forward(const torch::Tensor& x) {
+  const torch::Tensor hidden = first_(x);
+  return last_(activation_ == Activation::kSilu ? torch::silu(hidden) : gelu_tanh(hidden));
+}
+
+RmsNormImpl::RmsNormImpl(int64_t width, double eps)
+    : weight_(register_parameter("weight", torch::ones({width}))), eps_(eps) {}
+
+torch::Tensor RmsNormImpl::forward(const torch::Tensor& x) {
+  const torch::Tensor wide = x.scalar_type() == torch::kFloat64 ? x : x.to(torch::kFloat32);
+  const torch::Tensor scale = torch::rsqrt(wide.square().mean(-1, /*keepdim=*/true) + eps_);
+  return (wide * scale).to(x.scalar_type()) * weight_;
+}
+
+torch::Tensor plain_layer_norm(const torch::Tensor& x, double eps) {
+  return torch::layer_norm(x, {x.size(-1)}, /*weight=*/{}, /*bias=*/{}, eps);
+}
+
+torch::Tensor gelu_tanh(const torch::Tensor& x) { return torch::gelu(x, "tanh"); }
+
+}  // namespace moga

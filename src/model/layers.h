@@ -1,0 +1,41 @@
+// Small layers that the Wan2.1 modules share. Parameter names follow the published checkpoints.
+#pragma once
+
+#include <torch/torch.h>
+
+#include <string>
+
+namespace moga {
+
+// Linear, activation, Linear under the names "0" and "2", as the published sequential modules have them.
+class MlpImpl : public torch::nn::Module {
+ public:
+  enum class Activation { kSilu, kGeluTanh };
+  MlpImpl(int64_t in, int64_t hidden, int64_t out, Activation activation);
+  torch::Tensor forward(const torch::Tensor& x);
+
+ private:
+  torch::nn::Linear first_{nullptr};
+  torch::nn::Linear last_{nullptr};
+  Activation activation_;
+};
+TORCH_MODULE(Mlp);
+
+// y = x * rsqrt(mean(x^2) + eps) * weight over the last dimension; statistics in float32 at least.
+class RmsNormImpl : public torch::nn::Module {
+ public:
+  RmsNormImpl(int64_t width, double eps);
+  torch::Tensor forward(const torch::Tensor& x);
+
+ private:
+  torch::Tensor weight_;
+  double eps_;
+};
+TORCH_MODULE(RmsNorm);
+
+// LayerNorm without parameters (biased variance) over the last dimension.
+torch::Tensor plain_layer_norm(const torch::Tensor& x, double eps);
+
+torch::Tensor gelu_tanh(const torch::Tensor& x);
+
+}  // namespace moga

@@ -1,0 +1,118 @@
+#include "model/wan_config.h"
+
+#include <fmt/format.h>
+
+#include <filesystem>
+
+#include "base/error.h"
+
+namespace moga {
+namespace {
+
+ModelConfig wan_14b() {
+  ModelConfig model;
+  model.name = "wan-14b";
+  model.dit.dim = 5120;
+  model.dit.ffn_dim = 13824;
+  model.dit.heads = 40;
+  model.dit.layers = 40;
+  return model;
+}
+
+// Small enough to train on two cores; the same classes as the real ones.
+ModelConfig toy() {
+  ModelConfig model;
+  model.name = "toy";
+  model.width = 128;
+  model.height = 80;
+  model.fps = 8;
+  model.dit.dim = 192;
+  model.dit.ffn_dim = 768;
+  model.dit.freq_dim = 64;
+  model.dit.text_dim = 128;
+  model.dit.text_len = 48;
+  model.dit.heads = 6;
+  model.dit.layers = 8;
+  model.dit.attention.groups = 4;
+  model.vae.dim = 12;
+  model.text.vocab_size = 256;
+  model.text.dim = 128;
+  model.text.dim_attn = 128;
+  model.text.dim_ffn = 256;
+  model.text.heads = 4;
+  model.text.layers = 2;
+  model.sampling.steps = 20;
+  model.sampling.guidance = 4;
+  model.sampling.shift = 3;
+  return model;
+}
+
+using Maker = ModelConfig (*)();
+const std::vector<std::pair<std::string, Maker>>& built_in() {
+  static const std::vector<std::pair<std::string, Maker>> kModels = {
+      {"wan-1.3b", [] { return ModelConfig{}; }}, {"wan-14b", wan_14b}, {"toy", toy}};
+  return kModels;
+}
+
+void check_positive(const std::string& where, const std::string& name, int64_t value) {
+  // The bound keeps products of two sizes far from overflow.
+  MOGA_CHECK(value > 0 && value <= int64_t{1} << 24U, "{}: {}: expected 1 to {}, found {}", where, name,
+             int64_t{1} << 24U, value);
+}
+
+void check(const ModelConfig& model, const std::string& where) {
+  const auto positive = [&](const std::string& part, const auto& config) {
+    std::decay_t<decltype(config)>::visit(config, [&](const char* name, const auto& field, const char*) {
+      if constexpr (std::is_same_v<std::decay_t<decltype(field)>, int64_t>) {
+        check_positive(where, part + name, field);
+      }
+    });
+  };
+  positive("", model);
+  positive("dit.", model.dit);
+  positive("dit.attention.", model.dit.attention);
+  positive("dit.attention.windows.", model.dit.attention.windows);
+  positive("vae.", model.vae);
+  positive("text.", model.text);
+  positive("sampling.", model.sampling);
+  MOGA_CHECK(model.width % 16 == 0 && model.height % 16 == 0,
+             "{}: expected a picture size divisible by 16, found {}x{}", where, model.width, model.height);
+  MOGA_CHECK(model.fps > 0 && model.fps <= 240, "{}: fps: expected a number up to 240, found {}", where,
+             model.fps);
+  MOGA_CHECK(model.dit.dim % model.dit.heads == 0 && model.dit.head_dim() % 2 == 0,
+             "{}: expected dit.dim to be an even multiple of dit.heads, found {} and {}", where,
+             model.dit.dim, model.dit.heads);
+  MOGA_CHECK(model.dit.freq_dim % 2 == 0, "{}: dit.freq_dim: expected an even number, found {}", where,
+             model.dit.freq_dim);
+}
+
+}  // namespace
+
+ModelConfig model_config(const std::string& name_or_path) {
+  std::vector<std::string> names;
+  for (const auto& [name, make] : built_in()) {
+    if (name == name_or_path) {
+      return make();
+    }
+    names.push_back(name);
+  }
+  namespace fs = std::filesystem;
+  fs::path path = name_or_path;
+  std::error_code ignored;
+  const bool found = !name_or_path.empty() && fs::exists(path, ignored);
+  if (!found) {
+    const auto near = nearest_word(name_or_path.substr(0, 100), names);
+    fail("unknown model '{}'{}; expected {}, or the path of a model folder or its moga.json", name_or_path,
+         near ? ", did you mean '" + *near + "'?" : "", fmt::join(names, ", "));
+  }
+  if (fs::is_directory(path, ignored)) {
+    path /= "moga.json";
+    MOGA_CHECK(fs::exists(path, ignored), "{}: the folder holds no model; expected moga.json in it",
+               name_or_path);
+  }
+  ModelConfig model = load_config<ModelConfig>(path);
+  check(model, path.string());
+  return model;
+}
+
+}  // namespace moga

@@ -1,0 +1,198 @@
+#include "model/wan_dit.h"
+
+#include "base/error.h"
+
+namespace moga {
+
+namespace {
+
+constexpr int64_t kPatch = 2;  // rows and columns of a patch; one latent frame deep
+
+// q, k, v, o projections with q and k normed over the full width, as both attentions of a block have them.
+class AttentionProjections : public torch::nn::Module {
+ public:
+  explicit AttentionProjections(const DitConfig& config)
+      : q_(register_module("q", torch::nn::Linear(config.dim, config.dim))),
+        k_(register_module("k", torch::nn::Linear(config.dim, config.dim))),
+        v_(register_module("v", torch::nn::Linear(config.dim, config.dim))),
+        o_(register_module("o", torch::nn::Linear(config.dim, config.dim))),
+        norm_q_(register_module("norm_q", RmsNorm(config.dim, config.eps))),
+        norm_k_(register_module("norm_k", RmsNorm(config.dim, config.eps))),
+        heads_(config.heads) {}
+
+ protected:
+  // [..., C] -> [..., N, D]
+  torch::Tensor split(const torch::Tensor& x) const { return x.unflatten(-1, {heads_, x.size(-1) / heads_}); }
+
+  torch::nn::Linear q_{nullptr}, k_{nullptr}, v_{nullptr}, o_{nullptr};
+  RmsNorm norm_q_{nullptr}, norm_k_{nullptr};
+  int64_t heads_;
+};
+
+class SelfAttention : public AttentionProjections {
+ public:
+  explicit SelfAttention(const DitConfig& config) : AttentionProjections(config), config_(config.attention) {
+    if (config_.kind == AttentionKind::kMoga || config_.kind == AttentionKind::kDynamic) {
+      router_ = register_module("router", Router(config.dim, config_.groups));
+    }
+  }
+
+  torch::Tensor forward(const torch::Tensor& x_BLC, const DitPlan& plan, DitTrace* trace) {
+    const torch::Tensor q_LND = apply_rope(split(norm_q_(q_(x_BLC))), plan.rope).flatten(0, 1);
+    const torch::Tensor k_LND = apply_rope(split(norm_k_(k_(x_BLC))), plan.rope).flatten(0, 1);
+    const torch::Tensor v_LND = split(v_(x_BLC)).flatten(0, 1);
+    Routing routing;
+    if (router_) {
+      routing = router_(x_BLC.flatten(0, 1));
+      if (trace != nullptr) {
+        trace->routing.push_back(routing);
+      }
+    }
+    const torch::Tensor out_LND = visual_attention(q_LND, k_LND, v_LND, plan.visual, routing, config_);
+    return o_(out_LND.flatten(1).view_as(x_BLC));
+  }
+
+ private:
+  MogaConfig config_;
+  Router router_{nullptr};
+};
+
+class CrossAttention : public AttentionProjections {
+ public:
+  using AttentionProjections::AttentionProjections;
+
+  // text_RC: rows of all captions of all samples, one after another.
+  torch::Tensor forward(const torch::Tensor& x_BLC, const torch::Tensor& text_RC, const DitPlan& plan) {
+    const torch::Tensor q_LND = split(norm_q_(q_(x_BLC))).flatten(0, 1);
+    const torch::Tensor k_RND = split(norm_k_(k_(text_RC)));
+    const torch::Tensor v_RND = split(v_(text_RC));
+    return o_(grouped_attention(q_LND, k_RND, v_RND, plan.text).out_LND.flatten(1).view_as(x_BLC));
+  }
+};
+
+}  // namespace
+
+class WanBlockImpl : public torch::nn::Module {
+ public:
+  explicit WanBlockImpl(const DitConfig& config)
+      : self_attn_(register_module("self_attn", std::make_shared<SelfAttention>(config))),
+        cross_attn_(register_module("cross_attn", std::make_shared<CrossAttention>(config))),
+        norm3_(register_module("norm3", torch::nn::LayerNorm(
+                                            torch::nn::LayerNormOptions({config.dim}).eps(config.eps)))),
+        ffn_(register_module("ffn", Mlp(config.dim, config.ffn_dim, config.dim, MlpImpl::Activation::kGeluTanh))),
+        modulation_(register_parameter(
+            "modulation", torch::randn({1, 6, config.dim}) / std::sqrt(static_cast<double>(config.dim)))),
+        eps_(config.eps) {}
+
+  // time_B6C: the projected time embedding, float32.
+  torch::Tensor forward(torch::Tensor x_BLC, const torch::Tensor& time_B6C, const torch::Tensor& text_RC,
+                        const DitPlan& plan, DitTrace* trace) {
+    const auto m = (modulation_ + time_B6C).chunk(6, 1);  // six [B, 1, C]: shift, scale, gate, twice
+    x_BLC = x_BLC + m[2] * self_attn_->forward(plain_layer_norm(x_BLC, eps_) * (1 + m[1]) + m[0], plan, trace);
+    x_BLC = x_BLC + cross_attn_->forward(norm3_(x_BLC), text_RC, plan);
+    return x_BLC + m[5] * ffn_(plain_layer_norm(x_BLC, eps_) * (1 + m[4]) + m[3]);
+  }
+
+ private:
+  std::shared_ptr<SelfAttention> self_attn_;
+  std::shared_ptr<CrossAttention> cross_attn_;
+  torch::nn::LayerNorm norm3_{nullptr};
+  Mlp ffn_{nullptr};
+  torch::Tensor modulation_;
+  double eps_;
+};
+
+DitPlan plan_dit(const FilmLayout& layout, int64_t batch, GlobalText global, const DitConfig& config,
+                 torch::Device device, torch::ScalarType dtype) {
+  DitPlan plan;
+  plan.layout = layout;
+  plan.batch = batch;
+  plan.captions = layout.shots() + (global == GlobalText::kLastCaption ? 1 : 0);
+  plan.visual = plan_static_groups(layout, config.attention, batch, device);
+  const int64_t rows = config.text_len;
+  std::vector<std::pair<int64_t, int64_t>> ranges;
+  for (int64_t shot = 0; shot < layout.shots(); ++shot) {
+    ranges.emplace_back(shot * rows, (shot + 1) * rows);
+  }
+  std::pair<int64_t, int64_t> film_wide{0, 0};
+  if (global == GlobalText::kLastCaption) {
+    film_wide = {layout.shots() * rows, (layout.shots() + 1) * rows};
+  }
+  const GroupIndex text = shot_text_groups(layout, ranges, film_wide);
+  plan.text = to_groups(repeat_groups(text, batch, layout.tokens(), plan.captions * rows), device);
+  plan.rope = rope_table(layout, config.head_dim(), dtype, device);
+  return plan;
+}
+
+torch::Tensor sinusoidal_embedding(const torch::Tensor& timestep_B, int64_t width) {
+  const auto wide = torch::TensorOptions().dtype(torch::kFloat64).device(timestep_B.device());
+  const int64_t half = width / 2;
+  const torch::Tensor frequency = torch::pow(10000.0, -torch::arange(half, wide) / static_cast<double>(half));
+  const torch::Tensor angles = torch::outer(timestep_B.to(torch::kFloat64), frequency);
+  return torch::cat({angles.cos(), angles.sin()}, 1);
+}
+
+WanDitImpl::WanDitImpl(const DitConfig& config) : config_(config) {
+  MOGA_CHECK(config.heads > 0 && config.dim % config.heads == 0, "width {} is no multiple of {} heads", config.dim,
+             config.heads);
+  const int64_t C = config.dim;
+  patch_embedding_ = register_module(
+      "patch_embedding", torch::nn::Conv3d(torch::nn::Conv3dOptions(config.in_channels, C, {1, kPatch, kPatch})
+                                               .stride({1, kPatch, kPatch})));
+  text_embedding_ = register_module("text_embedding", Mlp(config.text_dim, C, C, MlpImpl::Activation::kGeluTanh));
+  time_embedding_ = register_module("time_embedding", Mlp(config.freq_dim, C, C, MlpImpl::Activation::kSilu));
+  time_projection_ = torch::nn::Linear(C, 6 * C);
+  auto projection = std::make_shared<torch::nn::Module>();
+  projection->register_module("1", time_projection_);
+  register_module("time_projection", projection);
+
+  auto blocks = std::make_shared<torch::nn::Module>();
+  for (int64_t i = 0; i < config.layers; ++i) {
+    blocks_.push_back(blocks->register_module(std::to_string(i), std::make_shared<WanBlockImpl>(config)));
+  }
+  register_module("blocks", blocks);
+
+  head_ = torch::nn::Linear(C, config.out_channels * kPatch * kPatch);
+  auto head = std::make_shared<torch::nn::Module>();
+  head->register_module("head", head_);
+  head_modulation_ =
+      head->register_parameter("modulation", torch::randn({1, 2, C}) / std::sqrt(static_cast<double>(C)));
+  register_module("head", head);
+}
+
+torch::Tensor WanDitImpl::forward(const torch::Tensor& latent_BCFHW, const torch::Tensor& timestep_B,
+                                  const torch::Tensor& captions_BSRT, const DitPlan& plan, DitTrace* trace) {
+  const int64_t B = plan.batch;
+  const FilmLayout& layout = plan.layout;
+  MOGA_CHECK(latent_BCFHW.dim() == 5 && latent_BCFHW.size(0) == B && latent_BCFHW.size(1) == config_.in_channels &&
+                 latent_BCFHW.size(2) == layout.frames && latent_BCFHW.size(3) == layout.rows * kPatch &&
+                 latent_BCFHW.size(4) == layout.cols * kPatch,
+             "expected a latent of [{}, {}, {}, {}, {}], found {}", B, config_.in_channels, layout.frames,
+             layout.rows * kPatch, layout.cols * kPatch, fmt::join(latent_BCFHW.sizes(), " x "));
+  MOGA_CHECK(captions_BSRT.dim() == 4 && captions_BSRT.size(0) == B && captions_BSRT.size(1) == plan.captions &&
+                 captions_BSRT.size(2) <= config_.text_len && captions_BSRT.size(3) == config_.text_dim,
+             "expected captions of [{}, {}, at most {}, {}], found {}", B, plan.captions, config_.text_len,
+             config_.text_dim, fmt::join(captions_BSRT.sizes(), " x "));
+  const auto dtype = patch_embedding_->weight.scalar_type();
+
+  torch::Tensor x_BLC = patch_embedding_(latent_BCFHW.to(dtype)).flatten(2).transpose(1, 2);
+  const torch::Tensor time_BC = time_embedding_(sinusoidal_embedding(timestep_B, config_.freq_dim).to(dtype));
+  const torch::Tensor time_B6C = time_projection_(torch::silu(time_BC)).unflatten(1, {6, config_.dim});
+  const torch::Tensor padded = torch::constant_pad_nd(
+      captions_BSRT.to(dtype), {0, 0, 0, config_.text_len - captions_BSRT.size(2)}, 0);
+  const torch::Tensor text_RC = text_embedding_(padded).flatten(0, 2);
+
+  for (const auto& block : blocks_) {
+    x_BLC = block->forward(x_BLC, time_B6C, text_RC, plan, trace);
+  }
+
+  const auto m = (head_modulation_ + time_BC.unsqueeze(1)).chunk(2, 1);  // shift, scale
+  const torch::Tensor out = head_(plain_layer_norm(x_BLC, config_.eps) * (1 + m[1]) + m[0]);
+  // Each token's outputs are laid out as (row, column, channel), channel fastest.
+  return out.view({B, layout.frames, layout.rows, layout.cols, kPatch, kPatch, config_.out_channels})
+      .permute({0, 6, 1, 2, 4, 3, 5})  // [B, C, F, Y, p, X, p]
+      .reshape({B, config_.out_channels, layout.frames, layout.rows * kPatch, layout.cols * kPatch})
+      .to(torch::kFloat32);
+}
+
+}  // namespace moga

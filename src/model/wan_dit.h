@@ -1,0 +1,69 @@
+// The Wan2.1 diffusion transformer with attention over groups.
+//
+// Dimensions: B samples of one layout, L tokens a sample, N heads, D head size, C model width, R text rows.
+#pragma once
+
+#include <torch/torch.h>
+
+#include <memory>
+#include <vector>
+
+#include "attention/visual_attention.h"
+#include "model/layers.h"
+#include "model/rope.h"
+#include "model/wan_config.h"
+
+namespace moga {
+
+// All that depends on where the tokens are and not on what they are: made once per film, used by every layer
+// and every denoising step.
+struct DitPlan {
+  FilmLayout layout;
+  int64_t batch = 1;
+  int64_t captions = 1;  // caption slots a sample: one a shot, and a last one for film-wide text if there is any
+  StaticPlan visual;
+  Groups text;  // shot-level cross-attention
+  RopeTable rope;
+};
+
+enum class GlobalText { kNone, kLastCaption };
+
+DitPlan plan_dit(const FilmLayout& layout, int64_t batch, GlobalText global, const DitConfig& config,
+                 torch::Device device, torch::ScalarType dtype = torch::kFloat32);
+
+// What the routers did in one forward pass, one entry a block; empty if the attention has no routers.
+struct DitTrace {
+  std::vector<Routing> routing;
+};
+
+class WanBlockImpl;
+
+class WanDitImpl : public torch::nn::Module {
+ public:
+  explicit WanDitImpl(const DitConfig& config);
+
+  // latent_BCFHW [B, in_channels, F, H, W] with H = 2 * rows, W = 2 * cols of the plan's layout.
+  // timestep_B [B], 0..1000. captions_BSRT [B, captions, rows <= text_len, text_dim]: text encoder outputs, padded
+  // with zero rows (Wan pads with zeros before its text MLP and masks nothing).
+  // Returns the flow prediction [B, out_channels, F, H, W] in float32. `trace`, if given, receives the routing.
+  torch::Tensor forward(const torch::Tensor& latent_BCFHW, const torch::Tensor& timestep_B,
+                        const torch::Tensor& captions_BSRT, const DitPlan& plan, DitTrace* trace = nullptr);
+
+  const DitConfig& config() const { return config_; }
+
+ private:
+  DitConfig config_;
+  torch::nn::Conv3d patch_embedding_{nullptr};
+  Mlp text_embedding_{nullptr};
+  Mlp time_embedding_{nullptr};
+  torch::nn::Linear time_projection_{nullptr};
+  std::vector<std::shared_ptr<WanBlockImpl>> blocks_;
+  torch::nn::Linear head_{nullptr};
+  torch::Tensor head_modulation_;
+};
+TORCH_MODULE(WanDit);
+
+// cos then sin of t * 10000^(-j / half), j = 0..half-1, in float64. timestep_B [B] -> [B, width].
+torch::Tensor sinusoidal_embedding(const torch::Tensor& timestep_B, int64_t width);
+
+}  // namespace moga
