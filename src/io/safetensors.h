@@ -18,9 +18,9 @@ struct TensorInfo {
   size_t end = 0;
 };
 
-// An open file. Throws Error (file, what was found, what was expected) on anything malformed: truncation, header
-// length beyond the file or 100 MB, bad JSON, overlapping or overflowing ranges, duplicate names, sizes that do
-// not match dtype and shape, unknown dtypes.
+// An open file. Throws Error (file, what was found, what was expected) on anything malformed: truncation,
+// header length beyond the file or 100 MB, bad JSON, overlapping or overflowing ranges, duplicate names,
+// sizes that do not match dtype and shape, unknown dtypes.
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& path);
