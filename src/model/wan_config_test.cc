@@ -1,6 +1,7 @@
 #include "model/wan_config.h"
 
 #include <gmock/gmock.h>
+#include <unistd.h>
 
 #include <filesystem>
 
@@ -34,7 +35,8 @@ TEST(WanConfig, UnknownNamesSayWhatIsKnown) {
 }
 
 TEST(WanConfig, ReadsFilesAndFoldersBack) {
-  const std::filesystem::path folder = std::filesystem::path(::testing::TempDir()) / "moga_wan_config";
+  const std::filesystem::path folder =
+      std::filesystem::path(::testing::TempDir()) / fmt::format("moga_wan_config_{}", ::getpid());
   write_file_atomic(folder / "moga.json", config_to_json(model_config("toy")).dump());
   EXPECT_EQ(config_to_json(model_config(folder.string())), config_to_json(model_config("toy")));
   EXPECT_EQ(config_to_json(model_config((folder / "moga.json").string())),

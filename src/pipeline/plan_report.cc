@@ -1,0 +1,173 @@
+// The plan as JSON and as a table.
+#include <fmt/format.h>
+
+#include <string>
+
+#include "base/text_util.h"
+#include "pipeline/planner.h"
+
+namespace moga {
+namespace {
+
+std::string grouped(int64_t value) {
+  std::string digits = std::to_string(value);
+  for (int64_t i = static_cast<int64_t>(digits.size()) - 3; i > 0; i -= 3) {
+    digits.insert(static_cast<size_t>(i), ",");
+  }
+  return digits;
+}
+
+std::string flops_text(double flops) {
+  return human_count(flops) + "FLOP";
+}
+
+double length_seconds(const FilmPlan& plan) {
+  return static_cast<double>(plan.request.frames) / plan.request.fps;
+}
+
+class Table {
+ public:
+  void heading(const std::string& text) { text_ += "\n" + text + "\n"; }
+  void row(const std::string& name, const std::string& value, const std::string& note = "") {
+    text_ += fmt::format("  {:<30} {:>14}{}{}\n", name, value, note.empty() ? "" : "  ", note);
+  }
+  std::string text_;
+};
+
+nlohmann::ordered_json flops_json(const FlopCounts& flops) {
+  return {{"attention", flops.attention},
+          {"router", flops.router},
+          {"dense", flops.dense},
+          {"total", flops.total()}};
+}
+
+}  // namespace
+
+nlohmann::ordered_json plan_to_json(const FilmPlan& plan, std::optional<double> flops_per_second) {
+  const PlanRequest& request = plan.request;
+  const FilmLayout& layout = plan.layout;
+  nlohmann::ordered_json json;
+  json["model"] = request.model.name;
+  json["width"] = request.width;
+  json["height"] = request.height;
+  json["fps"] = request.fps;
+  json["frames"] = request.frames;
+  json["seconds"] = length_seconds(plan);
+  json["latent_frames"] = layout.frames;
+  json["tokens_per_frame"] = layout.frame_tokens();
+  json["token_grid"] = {layout.rows, layout.cols};
+  json["tokens"] = layout.tokens();
+  json["shots"] = layout.shots();
+  json["shot_starts"] = layout.shot_starts;
+  json["attention"] = config_to_json(request.model.dit.attention);
+  json["segments"] = {{"dynamic", plan.segments_dynamic},
+                      {"windows", plan.segments_windows},
+                      {"frames", plan.segments_frames},
+                      {"total", plan.segments_dynamic + plan.segments_windows + plan.segments_frames}};
+  json["temporal_groups"] = plan.temporal_groups;
+  json["sparsity"] = plan.sparsity;
+  json["sparsity_exact"] = plan.sparsity_exact;
+  json["flops_full"] = plan.full.total();
+  json["flops_moga"] = plan.moga.total();
+  json["flops"] = {{"full", flops_json(plan.full)}, {"moga", flops_json(plan.moga)}};
+  json["flops_vae_decode"] = plan.vae_decode_flops;
+  json["break_even_tokens"] = nullptr;
+  json["break_even_latent_frames"] = nullptr;
+  json["break_even_frames"] = nullptr;
+  if (plan.break_even_latent_frames) {
+    json["break_even_tokens"] = *plan.break_even_latent_frames * layout.frame_tokens();
+    json["break_even_latent_frames"] = *plan.break_even_latent_frames;
+    json["break_even_frames"] = 4 * (*plan.break_even_latent_frames - 1) + 1;
+  }
+  json["parameters"] = {
+      {"dit", plan.parameters_dit}, {"text", plan.parameters_text}, {"vae", plan.parameters_vae}};
+  json["memory"] = {{"precision", enum_name(request.precision)},
+                    {"weights", plan.memory.weights},
+                    {"weights_train", plan.memory.weights_train},
+                    {"activations_train", plan.memory.activations_train},
+                    {"activations_train_checkpointed", plan.memory.activations_train_checkpointed},
+                    {"activations_generate", plan.memory.activations_generate}};
+  json["time"] = nullptr;
+  if (flops_per_second) {
+    const TimeEstimate time = estimate_time(plan, *flops_per_second);
+    json["time"] = {{"flops_per_second", *flops_per_second},
+                    {"forward_full_seconds", time.forward_full},
+                    {"forward_moga_seconds", time.forward_moga},
+                    {"generate_seconds", time.generate},
+                    {"train_step_seconds", time.train_step}};
+  }
+  return json;
+}
+
+std::string plan_to_table(const FilmPlan& plan, std::optional<double> flops_per_second) {
+  const PlanRequest& request = plan.request;
+  const ModelConfig& model = request.model;
+  const MogaConfig& attention = model.dit.attention;
+  const FilmLayout& layout = plan.layout;
+  const auto percent = [](double share) { return fmt::format("{:.2f} %", 100 * share); };
+  Table table;
+  table.text_ = fmt::format("{}: {} frames of {}x{} at {} fps ({:.2f} s), {} shot{}\n", model.name,
+                            request.frames, request.width, request.height, request.fps, length_seconds(plan),
+                            layout.shots(), layout.shots() == 1 ? "" : "s");
+  table.heading("Tokens");
+  table.row("latent frames", grouped(layout.frames));
+  table.row("tokens a latent frame", grouped(layout.frame_tokens()),
+            fmt::format("{} rows x {} columns", layout.rows, layout.cols));
+  table.row("tokens", grouped(layout.tokens()));
+
+  table.heading(fmt::format("Visual attention ({}, one layer)", enum_name(attention.kind)));
+  table.row(attention.kind == AttentionKind::kFull ? "full segments" : "routed groups",
+            grouped(plan.segments_dynamic));
+  table.row("window segments", grouped(plan.segments_windows),
+            fmt::format("{}x{} windows, {} temporal groups of up to {} latent frames", attention.windows.rows,
+                        attention.windows.cols, plan.temporal_groups, attention.windows.temporal_group));
+  table.row("frame segments", grouped(plan.segments_frames));
+  table.row("sparsity", percent(plan.sparsity), "pairs not attended, as the paper counts (no boundary keys)");
+  table.row("sparsity, exact", percent(plan.sparsity_exact), "with the boundary keys: what is computed");
+
+  table.heading("Operations of a forward pass (one sample)");
+  table.row("full attention", flops_text(plan.full.total()),
+            fmt::format("of it attention {}", flops_text(plan.full.attention)));
+  table.row(enum_name(attention.kind), flops_text(plan.moga.total()),
+            fmt::format("of it attention {}, router {}", flops_text(plan.moga.attention),
+                        flops_text(plan.moga.router)));
+  table.row("full / " + enum_name(attention.kind),
+            fmt::format("{:.2f}x", plan.full.total() / plan.moga.total()));
+  table.row("everything else, in both", flops_text(plan.full.dense));
+  table.row("VAE decoding", flops_text(plan.vae_decode_flops));
+  if (plan.break_even_latent_frames) {
+    const int64_t latents = *plan.break_even_latent_frames;
+    table.row("break-even", grouped(latents * layout.frame_tokens()) + " tokens",
+              fmt::format("from {} latent frames ({} frames) on, fewer operations than full attention",
+                          latents, 4 * (latents - 1) + 1));
+  } else {
+    table.row("break-even", "none", "never fewer operations than full attention with these groups");
+  }
+
+  table.heading(fmt::format("Memory ({}, one sample)", enum_name(request.precision)));
+  table.row("weights", human_bytes(plan.memory.weights),
+            fmt::format("{} transformer, {} text encoder, {} VAE parameters",
+                        human_count(static_cast<double>(plan.parameters_dit)),
+                        human_count(static_cast<double>(plan.parameters_text)),
+                        human_count(static_cast<double>(plan.parameters_vae))));
+  table.row("generation: activations", human_bytes(plan.memory.activations_generate));
+  table.row("training: weights and Adam", human_bytes(plan.memory.weights_train), "transformer, float32");
+  table.row("training: activations", human_bytes(plan.memory.activations_train));
+  table.row("  with checkpointing", human_bytes(plan.memory.activations_train_checkpointed),
+            "each block is computed again in the backward pass");
+
+  if (flops_per_second) {
+    const TimeEstimate time = estimate_time(plan, *flops_per_second);
+    table.heading(fmt::format("Time at least, at this machine's {:.1f} GFLOP/s of float32 matrix products",
+                              *flops_per_second * 1e-9));
+    table.row("forward pass, full", human_seconds(time.forward_full));
+    table.row("forward pass, " + enum_name(attention.kind), human_seconds(time.forward_moga));
+    table.row("generation", human_seconds(time.generate),
+              fmt::format("{} steps{}, and decoding", model.sampling.steps,
+                          model.sampling.guidance == 1 ? "" : ", two passes a step (guidance)"));
+    table.row("training, a sample", human_seconds(time.train_step), "forward and backward");
+  }
+  return table.text_;
+}
+
+}  // namespace moga
