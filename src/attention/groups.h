@@ -5,19 +5,35 @@
 
 #include <torch/torch.h>
 
+#include <memory>
+#include <optional>
+
 #include "attention/static_groups.h"
 
 namespace moga {
 
+struct SegmentPlanCache;
+
 // Segment s: queries q_index[q_offsets[s] .. q_offsets[s+1]) attend fully to keys kv_index[kv_offsets[s] ..).
-// A token may stand in several segments (outputs add) or in none (zero row); segments may be empty on either side.
+// A token may stand in several segments (outputs add) or in none (zero row); segments may be empty on either
+// side.
 struct Groups {
   torch::Tensor q_index;     // [Q] int64, on the device of q
   torch::Tensor q_offsets;   // [S + 1] int64, on the CPU
   torch::Tensor kv_index;    // [K] int64, on the device of k and v
   torch::Tensor kv_offsets;  // [S + 1] int64, on the CPU
 
+  // All indices are known to lie in [0, bound). The makers below fill this in, so that check() need not read
+  // the indices again in every layer (on a GPU that is a wait for the device). Absent: check() looks.
+  std::optional<int64_t> q_bound = {};
+  std::optional<int64_t> kv_bound = {};
+  // Holds the way these segments are batched, so that it is worked out once for groups that are used by all
+  // layers and steps. Copies share it; absent means that each call plans anew. Do not change the tensors of a
+  // Groups that has one.
+  std::shared_ptr<SegmentPlanCache> plan_cache = {};
+
   int64_t segments() const { return q_offsets.numel() - 1; }
+  // Sum over the segments of queries * keys.
   double pairs() const;
   // Throws Error unless dtypes, offsets and index bounds fit q_tokens queries and kv_tokens keys.
   void check(int64_t q_tokens, int64_t kv_tokens) const;
@@ -26,8 +42,9 @@ struct Groups {
 Groups to_groups(const GroupIndex& index, torch::Device device);
 
 // The stable grouping of algorithm 1: tokens of equal id become one segment each, token order kept inside.
-// group_ids_L: [L] int64 in [0, group_count). With batch > 1 tokens are split into `batch` equal runs and groups
-// of different samples are different segments (sample-major: segment = sample * group_count + group).
+// group_ids_L: [L] int64 in [0, group_count). With batch > 1 tokens are split into `batch` equal runs and
+// groups of different samples are different segments (sample-major: segment = sample * group_count + group).
+// The offsets come to the CPU: one wait for the device.
 Groups groups_from_ids(const torch::Tensor& group_ids_L, int64_t group_count, int64_t batch = 1);
 
 }  // namespace moga

@@ -1,5 +1,5 @@
-// Groups that need no learning (method: spatial-temporal group attention, section 4 of the paper's method), as
-// plain index lists, so that the planner can count them without a tensor.
+// Groups that need no learning (method: spatial-temporal group attention, section 4 of the paper's method),
+// as plain index lists, so that the planner can count them without a tensor.
 #pragma once
 
 #include <array>
@@ -27,7 +27,7 @@ struct GroupIndex {
 
 // Which latent frames widen a temporal group's keys at its ends (the paper says only "two").
 enum class Boundary {
-  kNone,     // groups are cut hard
+  kNone,        // groups are cut hard
   kNeighbours,  // the frame before the group's first and the one after its last; two from the only neighbour
                 // at a film's ends
 };
@@ -38,8 +38,8 @@ struct EnumNames<Boundary> {
 };
 
 struct WindowConfig {
-  int64_t rows = 2;            // windows down a frame
-  int64_t cols = 2;            // windows across a frame
+  int64_t rows = 2;             // windows down a frame
+  int64_t cols = 2;             // windows across a frame
   int64_t temporal_group = 10;  // latent frames of a temporal group at most; groups never cross a cut
   Boundary boundary = Boundary::kNeighbours;
 
@@ -47,7 +47,8 @@ struct WindowConfig {
   static void visit(Self& s, V&& v) {
     v("rows", s.rows, "Windows down a latent frame");
     v("cols", s.cols, "Windows across a latent frame");
-    v("temporal_group", s.temporal_group, "Latent frames in a temporal group at most; groups never cross a cut");
+    v("temporal_group", s.temporal_group,
+      "Latent frames in a temporal group at most; groups never cross a cut");
     v("boundary", s.boundary, "Latent frames that widen a group's keys over its ends: none or neighbours");
   }
 };
@@ -68,8 +69,12 @@ GroupIndex full_groups(int64_t tokens);
 
 // Shot-level cross-attention: the tokens of shot s attend to text rows text_ranges[s] (half-open) and then to
 // `global_range` (empty for none).
-GroupIndex shot_text_groups(const FilmLayout& layout, const std::vector<std::pair<int64_t, int64_t>>& text_ranges,
+GroupIndex shot_text_groups(const FilmLayout& layout,
+                            const std::vector<std::pair<int64_t, int64_t>>& text_ranges,
                             std::pair<int64_t, int64_t> global_range);
+
+// Parts side by side: part b's queries shift by b * q_stride, its keys by b * kv_stride.
+GroupIndex concat_groups(const std::vector<GroupIndex>& parts, int64_t q_stride, int64_t kv_stride);
 
 // `batch` copies side by side: sample b's queries shift by b * q_stride, its keys by b * kv_stride.
 GroupIndex repeat_groups(const GroupIndex& groups, int64_t batch, int64_t q_stride, int64_t kv_stride);

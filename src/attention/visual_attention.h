@@ -4,6 +4,8 @@
 
 #include <torch/torch.h>
 
+#include <vector>
+
 #include "attention/grouped_attention.h"
 #include "attention/router.h"
 #include "attention/visual_attention_config.h"
@@ -20,8 +22,14 @@ struct StaticPlan {
 StaticPlan plan_static_groups(const FilmLayout& layout, const MogaConfig& config, int64_t batch,
                               torch::Device device);
 
-// q, k, v: [L, N, D] with RoPE applied, L = batch * layout.tokens(). `routing` is used by kMoga and kDynamic only.
-torch::Tensor visual_attention(const torch::Tensor& q_LND, const torch::Tensor& k_LND, const torch::Tensor& v_LND,
-                               const StaticPlan& plan, const Routing& routing, const MogaConfig& config);
+// The same for a batch of films of one size whose shots differ.
+StaticPlan plan_static_groups(const std::vector<FilmLayout>& layouts, const MogaConfig& config,
+                              torch::Device device);
+
+// q, k, v: [L, N, D] with RoPE applied, L = batch * layout.tokens(). `routing` is used by kMoga and kDynamic
+// only.
+torch::Tensor visual_attention(const torch::Tensor& q_LND, const torch::Tensor& k_LND,
+                               const torch::Tensor& v_LND, const StaticPlan& plan, const Routing& routing,
+                               const MogaConfig& config);
 
 }  // namespace moga

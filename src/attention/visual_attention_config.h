@@ -9,9 +9,9 @@
 namespace moga {
 
 enum class AttentionKind {
-  kMoga,    // dynamic groups + windows + frames: the paper's
-  kFull,    // plain full attention: the original Wan models
-  kStatic,  // windows + frames only (ablation)
+  kMoga,     // dynamic groups + windows + frames: the paper's
+  kFull,     // plain full attention: the original Wan models
+  kStatic,   // windows + frames only (ablation)
   kDynamic,  // routed groups only (ablation)
 };
 template <>

@@ -1,0 +1,99 @@
+#include "attention/segment_plan.h"
+
+#include <algorithm>
+
+#include "attention/segment_batches.h"
+
+namespace moga {
+namespace {
+
+struct PieceRange {
+  int64_t begin;
+  int64_t length;
+};
+
+PlanSide plan_side(const std::vector<PieceRange>& pieces, int64_t length, torch::Device device) {
+  PlanSide side;
+  side.length = length;
+  side.begin = pieces.front().begin;
+  side.in_place = true;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    const int64_t expected = side.begin + static_cast<int64_t>(i) * length;
+    side.in_place = side.in_place && pieces[i].length == length && pieces[i].begin == expected;
+  }
+  if (side.in_place) {
+    return side;
+  }
+  std::vector<int64_t> slots;
+  std::vector<int64_t> valid_places;
+  std::vector<int64_t> valid_slots;
+  slots.reserve(pieces.size() * static_cast<size_t>(length));
+  for (const PieceRange& piece : pieces) {
+    for (int64_t i = 0; i < length; ++i) {
+      if (i < piece.length) {
+        valid_places.push_back(static_cast<int64_t>(slots.size()));
+        valid_slots.push_back(piece.begin + i);
+      }
+      slots.push_back(piece.begin + (i < piece.length ? i : 0));
+    }
+  }
+  const auto to_device = [&](const std::vector<int64_t>& values) {
+    return torch::tensor(values, torch::kInt64).to(device);
+  };
+  side.slots = to_device(slots);
+  if (valid_slots.size() == slots.size()) {
+    return side;
+  }
+  side.valid_places = to_device(valid_places);
+  side.valid_slots = to_device(valid_slots);
+  std::vector<int64_t> lengths;
+  for (const PieceRange& piece : pieces) {
+    lengths.push_back(piece.length);
+  }
+  side.padding = torch::arange(length, side.slots.options()).unsqueeze(0).ge(to_device(lengths).unsqueeze(1));
+  return side;
+}
+
+SegmentPlan make_plan(const Groups& groups, int64_t heads, torch::Device device) {
+  const torch::Tensor q_offsets = groups.q_offsets.contiguous();
+  const torch::Tensor kv_offsets = groups.kv_offsets.contiguous();
+  const BatchTarget target = device.is_cpu() ? BatchTarget::kCpu : BatchTarget::kCuda;
+  const auto batches = segment_batches(q_offsets.data_ptr<int64_t>(), kv_offsets.data_ptr<int64_t>(),
+                                       groups.segments(), batch_limits(target, heads));
+  SegmentPlan plan;
+  for (size_t i = 0; i < batches.size(); ++i) {
+    const SegmentBatch& batch = batches[i];
+    std::vector<PieceRange> q;
+    std::vector<PieceRange> kv;
+    for (const SegmentPiece& piece : batch.pieces) {
+      q.push_back({piece.q_begin, piece.q_len});
+      kv.push_back({piece.kv_begin, piece.kv_len});
+    }
+    const bool continues = i > 0 && batches[i - 1].pieces.front().segment == batch.pieces.front().segment;
+    if (!continues) {
+      plan.runs.push_back(i);
+    }
+    plan.batches.push_back({static_cast<int64_t>(batch.pieces.size()), plan_side(q, batch.q_len, device),
+                            plan_side(kv, batch.kv_len, device)});
+  }
+  plan.runs.push_back(batches.size());
+  return plan;
+}
+
+}  // namespace
+
+std::shared_ptr<const SegmentPlan> segment_plan(const Groups& groups, int64_t heads, torch::Device device) {
+  if (!groups.plan_cache) {
+    return std::make_shared<const SegmentPlan>(make_plan(groups, heads, device));
+  }
+  SegmentPlanCache& cache = *groups.plan_cache;
+  const std::lock_guard<std::mutex> lock(cache.mutex);
+  if (!cache.plan || cache.heads != heads || cache.device != device) {
+    cache.plan = std::make_shared<const SegmentPlan>(make_plan(groups, heads, device));
+    cache.heads = heads;
+    cache.device = device;
+  }
+  return cache.plan;
+}
+
+}  // namespace moga

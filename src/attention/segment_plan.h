@@ -1,0 +1,50 @@
+// The batches of segment_batches.h as index tensors on the device of the data.
+#pragma once
+
+#include <torch/torch.h>
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "attention/groups.h"
+
+namespace moga {
+
+// n matrices of a queries by b keys. Where the pieces all have one size and follow each other in the slots,
+// they are read in place (begin set, indices undefined); else they are gathered, and padded places repeat the
+// first slot of their own segment: a NaN in one segment then never meets another.
+struct PlanSide {
+  int64_t length = 0;     // a or b
+  bool in_place = false;  // slots [begin, begin + n * length)
+  int64_t begin = 0;
+  torch::Tensor slots;         // [n * length] int64
+  torch::Tensor valid_places;  // places of [0, n * length) that are no padding
+  torch::Tensor valid_slots;   // their slots
+  torch::Tensor padding;       // [n, length] bool, undefined if nothing is padded
+};
+
+struct PlanBatch {
+  int64_t count = 0;  // n
+  PlanSide q;
+  PlanSide kv;
+};
+
+struct SegmentPlan {
+  std::vector<PlanBatch> batches;
+  // Batches [runs[i], runs[i + 1]) hold pieces of one segment, whose key gradients add: one thread's work.
+  std::vector<size_t> runs;
+};
+
+struct SegmentPlanCache {
+  std::mutex mutex;
+  std::shared_ptr<const SegmentPlan> plan;
+  int64_t heads = 0;
+  torch::Device device = torch::kCPU;
+};
+
+// From the cache of `groups` where it has one. `groups` must have been checked.
+std::shared_ptr<const SegmentPlan> segment_plan(const Groups& groups, int64_t heads, torch::Device device);
+
+}  // namespace moga
