@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
-#include <optional>
 #include <opencv2/core.hpp>
+#include <optional>
 #include <string>
 
 namespace moga {
@@ -47,9 +47,10 @@ struct VideoSettings {
   int crf = 16;
 };
 
-// H.264 (libx264), yuv420p (BT.709 or BT.601 tagged as it is converted), faststart MP4, written under a temporary
-// name and renamed by finish(); without finish() nothing is left behind. Memory does not grow with length.
-// Odd sizes are an Error. Throws Error on a full disk or an unwritable place (the constructor already checks).
+// H.264 (libx264), yuv420p (BT.709 or BT.601 tagged as it is converted), faststart MP4, written under a
+// temporary name and renamed by finish(); without finish() nothing is left behind. Memory does not grow with
+// length. Odd sizes are an Error. Throws Error on a full disk or an unwritable place (the constructor already
+// checks).
 class VideoWriter {
  public:
   VideoWriter(const std::filesystem::path& path, const VideoSettings& settings);
