@@ -6,6 +6,7 @@
 namespace moga {
 
 // COMMANDS-BEGIN
+void add_info(CLI::App& app);
 // COMMANDS-END
 
 }  // namespace moga

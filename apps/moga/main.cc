@@ -23,6 +23,7 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", "moga " MOGA_VERSION);
   // COMMANDS-BEGIN
+  moga::add_info(app);
   // COMMANDS-END
   try {
     app.parse(argc, argv);

@@ -68,7 +68,7 @@ namespace {
 // The sheet's design, in one place. Pixels and RGB.
 constexpr int kMargin = 28;
 constexpr int kGap = 6;             // between thumbnails
-constexpr int kRowGap = 30;         // between rows
+constexpr int kRowGap = 44;         // between rows, with a rule in its middle
 constexpr int kMinTextWidth = 520;  // narrow sheets are widened so that captions stay readable
 constexpr int kMaxCaptionLines = 6;
 const cv::Scalar kBackground(19, 21, 26);
@@ -172,7 +172,7 @@ cv::Mat contact_sheet(const std::string& title, const std::vector<ContactRow>& r
     y += line_height(kTitleStyle);
   }
   for (const LaidRow& row : laid) {
-    cv::rectangle(sheet, cv::Rect(kMargin, y + kRowGap / 2 - 6, content, 1), kRule, cv::FILLED);
+    cv::rectangle(sheet, cv::Rect(kMargin, y + kRowGap / 2, content, 1), kRule, cv::FILLED);
     y += kRowGap;
     draw_row(sheet, row, y);
     y += row.height();
