@@ -14,6 +14,7 @@
 
 #include "attention/grouped_attention_op.h"
 #include "attention/segment_plan.h"
+#include "attention/torch_compat.h"
 #include "base/error.h"
 
 namespace moga {
@@ -209,8 +210,9 @@ struct PlanHolder : torch::CustomClassHolder {
 class GroupedAttentionFunction : public torch::autograd::Function<GroupedAttentionFunction> {
  public:
   static variable_list forward(AutogradContext* ctx, const Tensor& q_LND, const Tensor& k_KND,
-                               const Tensor& v_KND, const Tensor& row_scale_L, const Groups& groups,
-                               double scale) {
+                               const Tensor& v_KND, const compat::Optional<Tensor>& row_scale,
+                               const Groups& groups, double scale) {
+    const Tensor row_scale_L = row_scale.has_value() ? *row_scale : Tensor();
     const auto plan = segment_plan(groups, q_LND.size(1), q_LND.device());
     const auto statistics = sum_type(q_LND);
     const Slots slots = gather(q_LND, k_KND, v_KND, groups.q_index, groups.kv_index, scale);
@@ -316,7 +318,10 @@ AttentionOutput grouped_attention(const Tensor& q_LND, const Tensor& k_KND, cons
   keep_grouped_attention_op();
   check_inputs(q_LND, k_KND, v_KND, groups, row_scale_L);
   const double factor = scale.value_or(1.0 / std::sqrt(static_cast<double>(q_LND.size(2))));
-  const auto outputs = GroupedAttentionFunction::apply(q_LND, k_KND, v_KND, row_scale_L, groups, factor);
+  // libtorch takes an absent tensor as an argument only inside an optional.
+  const auto row_scale =
+      row_scale_L.defined() ? compat::Optional<Tensor>(row_scale_L) : compat::Optional<Tensor>();
+  const auto outputs = GroupedAttentionFunction::apply(q_LND, k_KND, v_KND, row_scale, groups, factor);
   return {outputs[0], outputs[1]};
 }
 
