@@ -25,8 +25,14 @@ struct VideoInfo {
 // Throws Error if the file is missing, no video, or damaged beyond opening.
 VideoInfo probe_video(const std::filesystem::path& path);
 
+// Frames of any codec that FFmpeg knows, in presentation order, turned upright by the file's rotation tag,
+// with the colour matrix and range of the file's tags (untagged: BT.601 up to 576 lines, else BT.709; limited
+// range). Frames are scaled to info()'s size if the size changes in mid-stream. Damaged packets are skipped;
+// a truncated file ends early. Every stored frame comes once: variable frame rates are not evened out. At
+// most 2^26 pixels a frame.
 class VideoReader {
  public:
+  // Throws Error if the file is missing, no video, or cannot be decoded.
   explicit VideoReader(const std::filesystem::path& path);
   ~VideoReader();
   const VideoInfo& info() const;
@@ -39,23 +45,27 @@ class VideoReader {
 };
 
 struct VideoSettings {
-  int64_t width = 0;
+  int64_t width = 0;  // pixels, even
   int64_t height = 0;
-  double fps = 0;
+  double fps = 0;  // 23.976 and the like are stored as 24000/1001
   std::string comment;
   std::string title;
-  int crf = 16;
+  int crf = 16;  // x264's constant rate factor, 0 (lossless) to 51
 };
 
-// H.264 (libx264), yuv420p (BT.709 or BT.601 tagged as it is converted), faststart MP4, written under a
+// H.264 (libx264), yuv420p (BT.709, limited range, converted and tagged so), faststart MP4, written under a
 // temporary name and renamed by finish(); without finish() nothing is left behind. Memory does not grow with
-// length. Odd sizes are an Error. Throws Error on a full disk or an unwritable place (the constructor already
-// checks).
+// length. The name must end in .mp4, .m4v or .mov; odd sizes are an Error. Throws Error on a full disk or an
+// unwritable place (the constructor already checks), after which the writer only throws. Equal frames and
+// settings give equal bytes.
 class VideoWriter {
  public:
   VideoWriter(const std::filesystem::path& path, const VideoSettings& settings);
   ~VideoWriter();
+  // CV_8UC3 in RGB order, of exactly the settings' size; a wrong frame is refused and may be followed by
+  // right ones.
   void write(const cv::Mat& rgb);
+  // Throws Error if no frame was written, or on a second call.
   void finish();
 
  private:

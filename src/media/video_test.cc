@@ -231,18 +231,21 @@ TEST_F(Video, AFullDiskIsAnErrorAndLeavesNothing) {
   for (const rlim_t limit : {rlim_t{1000}, rlim_t{20'000}, rlim_t{60'000}}) {
     const rlimit small{limit, old.rlim_max};
     setrlimit(RLIMIT_FSIZE, &small);
+    bool told_late = false;
     const std::string message = error_of([&] {
       VideoWriter writer(file("a.mp4"), settings(128, 128, 8));
       cv::Mat noise(128, 128, CV_8UC3);
       cv::RNG random(1);
-      for (int i = 0; i < 60; ++i) {
+      for (int i = 0; i < 100; ++i) {
         random.fill(noise, cv::RNG::UNIFORM, 0, 256);
         writer.write(noise);
       }
+      told_late = true;
       writer.finish();
     });
     setrlimit(RLIMIT_FSIZE, &old);
     EXPECT_THAT(message, HasSubstr("a.mp4: disk: File too large")) << limit;
+    EXPECT_FALSE(told_late) << limit;  // an hour-long film must not be finished first
     EXPECT_EQ(files_here(), 0) << limit;
   }
   // The last write of all: room for the film itself, not for moving the index to the front.
