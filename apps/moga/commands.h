@@ -7,6 +7,8 @@ namespace moga {
 
 // COMMANDS-BEGIN
 void add_info(CLI::App& app);
+void add_lint(CLI::App& app);
+void add_plan(CLI::App& app);
 // COMMANDS-END
 
 }  // namespace moga

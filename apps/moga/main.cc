@@ -24,6 +24,8 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", "moga " MOGA_VERSION);
   // COMMANDS-BEGIN
   moga::add_info(app);
+  moga::add_lint(app);
+  moga::add_plan(app);
   // COMMANDS-END
   try {
     app.parse(argc, argv);
