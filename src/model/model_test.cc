@@ -58,7 +58,7 @@ TEST_F(Golden, DitPredictsAsTheReference) {
       const Tensor x = io[name + ".x" + std::to_string(i)].unsqueeze(0);
       const Tensor text = io[name + ".context" + std::to_string(i)].unsqueeze(0).unsqueeze(0);
       const FilmLayout layout{x.size(2), x.size(3) / 2, x.size(4) / 2};
-      const DitPlan plan = plan_dit(layout, 1, GlobalText::kNone, dit->config(), torch::kCPU);
+      const DitPlan plan = plan_dit({layout}, GlobalText::kNone, dit->config(), torch::kCPU);
       const Tensor out = dit->forward(x, io[name + ".t"].slice(0, i, i + 1), text, plan);
       EXPECT_LT(max_error(out[0], io[name + ".out" + std::to_string(i)]), 1e-4) << name << " " << i;
     }

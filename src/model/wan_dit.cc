@@ -102,25 +102,30 @@ class WanBlockImpl : public torch::nn::Module {
   double eps_;
 };
 
-DitPlan plan_dit(const FilmLayout& layout, int64_t batch, GlobalText global, const DitConfig& config,
+DitPlan plan_dit(const std::vector<FilmLayout>& layouts, GlobalText global, const DitConfig& config,
                  torch::Device device, torch::ScalarType dtype) {
   DitPlan plan;
-  plan.layout = layout;
-  plan.batch = batch;
-  plan.captions = layout.shots() + (global == GlobalText::kLastCaption ? 1 : 0);
-  plan.visual = plan_static_groups(layout, config.attention, batch, device);
+  plan.visual = plan_static_groups(layouts, config.attention, device);
+  plan.layout = layouts.front();
+  plan.batch = static_cast<int64_t>(layouts.size());
+  int64_t shots = 0;
+  for (const FilmLayout& layout : layouts) {
+    shots = std::max(shots, layout.shots());
+  }
+  const bool film_wide = global == GlobalText::kLastCaption;
+  plan.captions = shots + (film_wide ? 1 : 0);
   const int64_t rows = config.text_len;
-  std::vector<std::pair<int64_t, int64_t>> ranges;
-  for (int64_t shot = 0; shot < layout.shots(); ++shot) {
-    ranges.emplace_back(shot * rows, (shot + 1) * rows);
+  std::vector<GroupIndex> text;
+  for (const FilmLayout& layout : layouts) {
+    std::vector<std::pair<int64_t, int64_t>> ranges;
+    for (int64_t shot = 0; shot < layout.shots(); ++shot) {
+      ranges.emplace_back(shot * rows, (shot + 1) * rows);
+    }
+    const std::pair<int64_t, int64_t> last{shots * rows, (film_wide ? shots + 1 : shots) * rows};
+    text.push_back(shot_text_groups(layout, ranges, last));
   }
-  std::pair<int64_t, int64_t> film_wide{0, 0};
-  if (global == GlobalText::kLastCaption) {
-    film_wide = {layout.shots() * rows, (layout.shots() + 1) * rows};
-  }
-  const GroupIndex text = shot_text_groups(layout, ranges, film_wide);
-  plan.text = to_groups(repeat_groups(text, batch, layout.tokens(), plan.captions * rows), device);
-  plan.rope = rope_table(layout, config.head_dim(), dtype, device);
+  plan.text = to_groups(concat_groups(text, plan.layout.tokens(), plan.captions * rows), device);
+  plan.rope = rope_table(plan.layout, config.head_dim(), dtype, device);
   return plan;
 }
 

@@ -18,7 +18,7 @@ namespace moga {
 // All that depends on where the tokens are and not on what they are: made once per film, used by every layer
 // and every denoising step.
 struct DitPlan {
-  FilmLayout layout;
+  FilmLayout layout;  // of the first film: all have its size
   int64_t batch = 1;
   int64_t captions = 1;  // caption slots a sample: one a shot, and a last one for film-wide text if there is any
   StaticPlan visual;
@@ -28,7 +28,9 @@ struct DitPlan {
 
 enum class GlobalText { kNone, kLastCaption };
 
-DitPlan plan_dit(const FilmLayout& layout, int64_t batch, GlobalText global, const DitConfig& config,
+// For a batch of films of one size, whose shots may differ: caption slots are as many as the film with the most
+// shots needs; a film-wide caption is always the last slot.
+DitPlan plan_dit(const std::vector<FilmLayout>& layouts, GlobalText global, const DitConfig& config,
                  torch::Device device, torch::ScalarType dtype = torch::kFloat32);
 
 // What the routers did in one forward pass, one entry a block; empty if the attention has no routers.
