@@ -6,9 +6,12 @@
 namespace moga {
 
 // COMMANDS-BEGIN
-void add_info(CLI::App& app);
 void add_lint(CLI::App& app);
 void add_plan(CLI::App& app);
+void add_info(CLI::App& app);
+void add_toy_films(CLI::App& app);
+void add_doctor(CLI::App& app);
+void add_train(CLI::App& app);
 // COMMANDS-END
 
 }  // namespace moga

@@ -23,9 +23,12 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", "moga " MOGA_VERSION);
   // COMMANDS-BEGIN
-  moga::add_info(app);
   moga::add_lint(app);
   moga::add_plan(app);
+  moga::add_info(app);
+  moga::add_toy_films(app);
+  moga::add_doctor(app);
+  moga::add_train(app);
   // COMMANDS-END
   try {
     app.parse(argc, argv);
