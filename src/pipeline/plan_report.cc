@@ -1,6 +1,7 @@
 // The plan as JSON and as a table.
 #include <fmt/format.h>
 
+#include <iterator>
 #include <string>
 
 #include "base/text_util.h"
