@@ -56,7 +56,7 @@ struct Record {
 void flatten(const Json& value, const std::string& key, Record& record) {
   if (value.is_object() && !value.empty()) {
     for (const auto& [name, child] : value.items()) {
-      flatten(child, key.empty() ? name : key + "." + name, record);
+      flatten(child, key.empty() ? name : fmt::format("{}.{}", key, name), record);
     }
   } else if (value.is_string()) {
     const auto& text = value.get_ref<const std::string&>();

@@ -1,6 +1,7 @@
 #include "media/picture.h"
 
 #include <algorithm>
+#include <cmath>
 #include <opencv2/imgcodecs.hpp>
 #include <opencv2/imgproc.hpp>
 #include <string_view>
@@ -100,7 +101,7 @@ struct LaidRow {
 
 cv::Mat thumbnail(const cv::Mat& frame, int width) {
   const int height =
-      std::max(1, static_cast<int>(static_cast<double>(frame.rows) * width / frame.cols + 0.5));
+      std::max(1, static_cast<int>(std::lround(static_cast<double>(frame.rows) * width / frame.cols)));
   cv::Mat thumb;
   // Small films keep their crisp pixels; large ones are averaged.
   cv::resize(frame, thumb, {width, height}, 0, 0, width >= frame.cols ? cv::INTER_NEAREST : cv::INTER_AREA);

@@ -1,6 +1,7 @@
 #include "media/text_drawing.h"
 
 #include <algorithm>
+#include <cmath>
 #include <opencv2/imgproc.hpp>
 #include <string_view>
 
@@ -18,7 +19,7 @@ double font_scale(const TextStyle& style) {
 }
 
 int stroke(const TextStyle& style) {
-  return std::max(1, static_cast<int>(kOversample * style.weight * style.cap_height / 8.5 + 0.5));
+  return std::max(1, static_cast<int>(std::lround(kOversample * style.weight * style.cap_height / 8.5)));
 }
 
 // U+00C0..U+00FF without their accents.
@@ -119,12 +120,16 @@ std::vector<std::string> wrap_text(const std::string& ascii, const TextStyle& st
       continue;
     }
     const size_t end = std::min(ascii.find(' ', i), ascii.size());
-    std::string word = ascii.substr(i, end - i);
+    const std::string word = ascii.substr(i, end - i);
     i = end;
-    if (!line.empty() && !fits(line + " " + word)) {
+    std::string longer = line;
+    longer += line.empty() ? "" : " ";
+    longer += word;
+    if (!line.empty() && !fits(longer)) {
       end_line();
+      longer = word;
     }
-    line += line.empty() ? word : " " + word;
+    line = longer;
     while (line.size() > 1 && !fits(line) && !cut) {  // one word that is too long
       size_t keep = 1;
       while (keep + 1 < line.size() && fits(line.substr(0, keep + 1))) {
