@@ -81,7 +81,7 @@ while read -r package purpose; do
   fi
 done < <(packages)
 
-# libtorch loads libblas.so.3, an alternative: with the reference BLAS behind it, it is some fifty times slower.
+# libtorch loads libblas.so.3, an alternative: with the reference BLAS behind it, it is ten times slower or more.
 alternative=libblas.so.3-$(dpkg-architecture -qDEB_HOST_MULTIARCH 2>/dev/null || echo "$(uname -m)-linux-gnu")
 wanted_blas() { update-alternatives --list "$alternative" 2>/dev/null | grep openblas-openmp || true; }
 current_blas() { update-alternatives --query "$alternative" 2>/dev/null | sed -n 's/^Value: //p'; }

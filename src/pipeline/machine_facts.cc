@@ -41,18 +41,28 @@ Function* loaded_function(const char* name) {
   return reinterpret_cast<Function*>(dlsym(RTLD_DEFAULT, name));
 }
 
+// The file of the loaded library that holds `symbol`; empty if there is no such symbol.
+std::string library_of(const char* symbol) {
+  Dl_info where{};
+  void* address = dlsym(RTLD_DEFAULT, symbol);
+  if (address == nullptr || dladdr(address, &where) == 0) {
+    return "";
+  }
+  std::error_code error;
+  const std::filesystem::path real = std::filesystem::canonical(where.dli_fname, error);
+  return error ? where.dli_fname : real.string();
+}
+
 MachineFacts::Blas loaded_blas() {
   MachineFacts::Blas blas;
   // The libraries that are mapped say little: several may be. The one whose sgemm_ the dynamic linker
   // resolves is the one that libtorch calls.
-  Dl_info where{};
-  if (void* sgemm = dlsym(RTLD_DEFAULT, "sgemm_"); sgemm != nullptr && dladdr(sgemm, &where) != 0) {
-    std::error_code error;
-    const std::filesystem::path real = std::filesystem::canonical(where.dli_fname, error);
-    blas.library = error ? where.dli_fname : real.string();
+  blas.library = library_of("sgemm_");
+  blas.is_openblas = is_openblas(blas.library, library_of("openblas_get_config"));
+  if (!blas.is_openblas) {
+    return blas;
   }
   if (auto* config = loaded_function<char*()>("openblas_get_config")) {
-    blas.is_openblas = true;
     blas.config = trim(config());
   }
   if (auto* threads = loaded_function<int()>("openblas_get_num_threads")) {
@@ -79,6 +89,11 @@ std::vector<std::string> driver_gpus() {
 }
 
 }  // namespace
+
+bool is_openblas(const std::string& sgemm_library, const std::string& openblas_library) {
+  return !openblas_library.empty() &&
+         (sgemm_library == openblas_library || sgemm_library.find("openblas") != std::string::npos);
+}
 
 void read_cpuinfo(std::string_view cpuinfo, MachineFacts& facts) {
   std::vector<std::string> flags;

@@ -90,7 +90,7 @@ Finding judge_blas(const MachineFacts& facts) {
       blas.library.find("blis") == std::string::npos && blas.library.find("mkl") == std::string::npos) {
     finding.value += " (reference BLAS)";
     finding.health = Health::kWarning;
-    finding.remedy = fmt::format("it is some fifty times slower than OpenBLAS: {}", kBlasRemedy);
+    finding.remedy = fmt::format("it is ten times slower than OpenBLAS, or more: {}", kBlasRemedy);
   }
   return finding;
 }

@@ -51,6 +51,11 @@ struct Finding {
 // From the text of /proc/cpuinfo: the first processor's model name and the features listed above.
 void read_cpuinfo(std::string_view cpuinfo, MachineFacts& facts);
 
+// Whether the library that holds sgemm_ is OpenBLAS. That OpenBLAS is loaded (`openblas_library`: the file
+// that holds openblas_get_config, empty if none) does not say so: Debian's OpenCV brings it in beside a
+// reference libblas.so.3.
+bool is_openblas(const std::string& sgemm_library, const std::string& openblas_library);
+
 // Measures SGEMM for `seconds` (0: leaves it out). Reads /proc; loads nothing that is not loaded.
 MachineFacts gather_machine_facts(double seconds = 0.3);
 

@@ -58,6 +58,14 @@ TEST(MachineReport, ReferenceBlasNamesThePackageAndTheAlternative) {
   EXPECT_THAT(finding.remedy, HasSubstr("update-alternatives --set libblas.so.3"));
 }
 
+TEST(MachineReport, OpenBlasThatIsLoadedButNotUsedDoesNotCount) {
+  const std::string openblas = "/usr/lib/x/openblas-openmp/libopenblasp-r0.3.21.so";
+  EXPECT_FALSE(is_openblas("/usr/lib/x/blas/libblas.so.3.11.0", openblas));
+  EXPECT_TRUE(is_openblas("/usr/lib/x/openblas-openmp/libblas.so.3", openblas));
+  EXPECT_TRUE(is_openblas("/opt/lib/libtorch_cpu.so", "/opt/lib/libtorch_cpu.so"));
+  EXPECT_FALSE(is_openblas("", ""));
+}
+
 TEST(MachineReport, ForeignFastBlasIsNotCalledReference) {
   MachineFacts facts = healthy_facts();
   for (const char* library : {"", "/opt/mkl/libmkl_rt.so.2", "/usr/lib/x/blis-openmp/libblas.so.3"}) {
