@@ -1,8 +1,5 @@
 #include "text/tokenizer.h"
 
-#include <sentencepiece_processor.h>
-#include <sentencepiece_trainer.h>
-
 #include <algorithm>
 #include <set>
 #include <unordered_map>
@@ -11,6 +8,7 @@
 #include "base/error.h"
 #include "base/text_util.h"
 #include "text/html.h"
+#include "text/sentencepiece_api.h"
 
 namespace moga {
 
@@ -60,15 +58,15 @@ std::string clean_prompt(const std::string& text) {
 }
 
 struct Tokenizer::Impl {
-  sentencepiece::SentencePieceProcessor processor;
+  std::unique_ptr<PieceModel> model = sentencepiece_api().make_model();
 };
 
 Tokenizer::Tokenizer(const std::filesystem::path& model_file) : impl_(std::make_unique<Impl>()) {
   const std::string bytes = read_file(model_file);
-  const auto status = impl_->processor.LoadFromSerializedProto(bytes);
-  MOGA_CHECK(status.ok() && impl_->processor.GetPieceSize() > 0, "{}: not a sentencepiece model (damaged?)",
+  const std::string problem = impl_->model->load(bytes);
+  MOGA_CHECK(problem.empty() && impl_->model->size() > 0, "{}: not a sentencepiece model (damaged?)",
              model_file.string());
-  MOGA_CHECK(impl_->processor.eos_id() >= 0, "{}: the model has no end-of-text piece, which T5 encoders need",
+  MOGA_CHECK(impl_->model->eos_id() >= 0, "{}: the model has no end-of-text piece, which T5 encoders need",
              model_file.string());
 }
 
@@ -80,13 +78,13 @@ std::vector<int64_t> Tokenizer::encode(const std::string& text, size_t max_lengt
   MOGA_CHECK(max_length >= 1, "expected room for at least the end-of-text token, found a length of 0");
   MOGA_CHECK(is_utf8(text), "the text to encode is not valid UTF-8");
   std::vector<int> pieces;
-  const auto status = impl_->processor.Encode(clean_prompt(text), &pieces);
-  MOGA_CHECK(status.ok(), "cannot tokenise the text: {}", status.ToString());
+  const std::string problem = impl_->model->encode(clean_prompt(text), &pieces);
+  MOGA_CHECK(problem.empty(), "cannot tokenise the text: {}", problem);
   if (truncated != nullptr) {
     *truncated = pieces.size() + 1 > max_length;
   }
   pieces.resize(std::min(pieces.size(), max_length - 1));
-  pieces.push_back(impl_->processor.eos_id());
+  pieces.push_back(impl_->model->eos_id());
   return {pieces.begin(), pieces.end()};
 }
 
@@ -97,36 +95,22 @@ std::string Tokenizer::decode(const std::vector<int64_t>& ids) const {
     pieces.push_back(static_cast<int>(id));
   }
   std::string text;
-  const auto status = impl_->processor.Decode(pieces, &text);
-  MOGA_CHECK(status.ok(), "cannot decode the token ids: {}", status.ToString());
+  const std::string problem = impl_->model->decode(pieces, &text);
+  MOGA_CHECK(problem.empty(), "cannot decode the token ids: {}", problem);
   return text;
 }
 
 int64_t Tokenizer::vocab_size() const {
-  return impl_->processor.GetPieceSize();
+  return impl_->model->size();
 }
 int64_t Tokenizer::pad_id() const {
-  return impl_->processor.pad_id();
+  return impl_->model->pad_id();
 }
 int64_t Tokenizer::eos_id() const {
-  return impl_->processor.eos_id();
+  return impl_->model->eos_id();
 }
 
 namespace {
-
-// The trainer reads its sentences from here; it may do so once only.
-class Captions : public sentencepiece::SentenceIterator {
- public:
-  explicit Captions(std::vector<std::string> lines) : lines_(std::move(lines)) {}
-  bool done() const override { return next_ >= lines_.size(); }
-  void Next() override { ++next_; }
-  const std::string& value() const override { return lines_[next_]; }
-  sentencepiece::util::Status status() const override { return {}; }
-
- private:
-  std::vector<std::string> lines_;
-  size_t next_ = 0;
-};
 
 // Distinct characters (bytes that begin one), which the model needs one piece each for.
 int64_t distinct_characters(const std::vector<std::string>& lines) {
@@ -165,7 +149,6 @@ void train_tokenizer(const std::vector<std::string>& captions, int64_t vocab_siz
              "vocabulary size: expected {} to {} (the captions have {} distinct characters), found {}",
              needed, kMaxVocab, needed - kSpecialPieces, vocab_size);
 
-  Captions sentences(std::move(lines));
   std::string model;
   // One thread: the EM statistics are summed in a fixed order, so equal captions give equal files. No byte
   // fallback: its 256 pieces would be the whole of a small vocabulary; unknown characters become <unk>.
@@ -185,8 +168,8 @@ void train_tokenizer(const std::vector<std::string>& captions, int64_t vocab_siz
       {"max_sentence_length", "1000000"},
       {"minloglevel", "4"},
   };
-  const auto status = sentencepiece::SentencePieceTrainer::Train(settings, &sentences, &model);
-  MOGA_CHECK(status.ok() && !model.empty(), "cannot train the tokenizer: {}", status.ToString());
+  const std::string problem = sentencepiece_api().train(lines, settings, &model);
+  MOGA_CHECK(problem.empty() && !model.empty(), "cannot train the tokenizer: {}", problem);
   write_file_atomic(model_file, model);
 }
 
