@@ -1,7 +1,7 @@
 // The plan as JSON and as a table.
 #include <fmt/format.h>
 
-#include <iterator>
+#include <array>
 #include <string>
 
 #include "base/text_util.h"
@@ -10,16 +10,29 @@
 namespace moga {
 namespace {
 
+// 62400 -> "62,400".
 std::string grouped(int64_t value) {
-  std::string digits = std::to_string(value);
-  for (int64_t i = static_cast<int64_t>(digits.size()) - 3; i > 0; i -= 3) {
-    digits.insert(static_cast<size_t>(i), ",");
+  const std::string digits = std::to_string(value);
+  std::string out;
+  for (size_t i = 0; i < digits.size(); ++i) {
+    if (i > 0 && (digits.size() - i) % 3 == 0) {
+      out += ',';
+    }
+    out += digits[i];
   }
-  return digits;
+  return out;
 }
 
+// Three significant digits: 6.945e15 -> "6.95 PFLOP".
 std::string flops_text(double flops) {
-  return human_count(flops) + "FLOP";
+  constexpr std::array<const char*, 7> kUnits = {"", "k", "M", "G", "T", "P", "E"};
+  size_t unit = 0;
+  while (flops >= 999.5 && unit + 1 < kUnits.size()) {
+    flops /= 1000;
+    ++unit;
+  }
+  const int decimals = flops >= 99.95 ? 0 : flops >= 9.995 ? 1 : 2;
+  return fmt::format("{:.{}f} {}FLOP", flops, decimals, kUnits[unit]);
 }
 
 double length_seconds(const FilmPlan& plan) {

@@ -181,6 +181,8 @@ TEST(Planner, ReportsHoldTheFigures) {
   const std::string table = plan_to_table(plan, 1e12);
   EXPECT_THAT(table, HasSubstr("62,400"));
   EXPECT_THAT(table, HasSubstr("71.25 %"));
+  EXPECT_THAT(table, HasSubstr("880 TFLOP"));
+  EXPECT_THAT(plan_to_table(plan_film(wan_film(477)), {}), HasSubstr("6.95 PFLOP"));
 }
 
 }  // namespace
