@@ -101,25 +101,30 @@ struct Slots {
 // Runs body(head_begin, heads, batch) for every batch: on a GPU all heads at once; on a CPU one head at a
 // time in parallel threads, whose products are single-threaded then. (libtorch 1.13's CPU bmm loops over the
 // matrices, each threaded by itself: measured 45 against 150 GFLOP/s for [6, 256 x 1200 x 32] on two cores.)
+// kRun: batches that hold pieces of one segment go to one thread, since their key gradients add.
+enum class TaskUnit { kBatch, kRun };
 template <typename Body>
-void for_each_batch(const SegmentPlan& plan, int64_t heads, bool on_cpu, const Body& body) {
-  const int64_t runs = static_cast<int64_t>(plan.runs.size()) - 1;
+void for_each_batch(const SegmentPlan& plan, int64_t heads, bool on_cpu, TaskUnit unit, const Body& body) {
   if (!on_cpu) {
     for (const PlanBatch& batch : plan.batches) {
       body(0, heads, batch);
     }
     return;
   }
+  const bool by_run = unit == TaskUnit::kRun;
+  const auto tasks = static_cast<int64_t>(by_run ? plan.runs.size() - 1 : plan.batches.size());
   // Guards are thread-local; tensors made in inference mode may be written only in it.
   const bool inference = c10::InferenceMode::is_enabled();
   // Head-major order: neighbouring tasks share a head, so the keys stay in the cache.
-  at::parallel_for(0, heads * runs, 1, [&](int64_t begin, int64_t end) {
-    const torch::NoGradGuard no_grad;
+  at::parallel_for(0, heads * tasks, 1, [&](int64_t begin, int64_t end) {
     const c10::InferenceMode mode(inference);
+    const torch::NoGradGuard no_grad;
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t run = task % runs;
-      for (size_t i = plan.runs[run]; i < plan.runs[run + 1]; ++i) {
-        body(task / runs, 1, plan.batches[i]);
+      const auto i = static_cast<size_t>(task % tasks);
+      const size_t first = by_run ? plan.runs[i] : i;
+      const size_t last = by_run ? plan.runs[i + 1] : i + 1;
+      for (size_t b = first; b < last; ++b) {
+        body(task / tasks, 1, plan.batches[b]);
       }
     }
   });
@@ -132,20 +137,20 @@ std::pair<Tensor, Tensor> slots_forward(const Slots& slots, const SegmentPlan& p
   const auto options = slots.q_NQD.options().dtype(statistics);
   Tensor out_NQD = torch::zeros(slots.q_NQD.sizes(), options);
   Tensor lse_NQ = torch::full({heads, slots.q_NQD.size(1)}, -kInfinity, options);
-  for_each_batch(plan, heads, slots.q_NQD.device().is_cpu(),
-                 [&](int64_t h, int64_t count, const PlanBatch& batch) {
-                   const int64_t n = batch.count;
-                   const Tensor q = matrices(take(slots.q_NQD.narrow(0, h, count), batch.q, n), batch.q, n);
-                   const Tensor k = matrices(take(slots.k_NKD.narrow(0, h, count), batch.kv, n), batch.kv, n);
-                   const Tensor v = matrices(take(slots.v_NKD.narrow(0, h, count), batch.kv, n), batch.kv, n);
-                   Tensor p = batch_scores(q, k, batch, statistics);
-                   const Tensor top = p.amax(-1, /*keepdim=*/true);
-                   p.sub_(top).exp_();
-                   const Tensor sum = p.sum(-1, /*keepdim=*/true);
-                   const Tensor o = torch::bmm(p.to(v.scalar_type()), v).to(statistics).div_(sum);
-                   put(out_NQD.narrow(0, h, count), o, batch.q, n, PutMode::kWrite);
-                   put(lse_NQ.narrow(0, h, count), sum.log().add_(top), batch.q, n, PutMode::kWrite);
-                 });
+  const auto forward = [&](int64_t h, int64_t count, const PlanBatch& batch) {
+    const int64_t n = batch.count;
+    const Tensor q = matrices(take(slots.q_NQD.narrow(0, h, count), batch.q, n), batch.q, n);
+    const Tensor k = matrices(take(slots.k_NKD.narrow(0, h, count), batch.kv, n), batch.kv, n);
+    const Tensor v = matrices(take(slots.v_NKD.narrow(0, h, count), batch.kv, n), batch.kv, n);
+    Tensor p = batch_scores(q, k, batch, statistics);
+    const Tensor top = p.amax(-1, /*keepdim=*/true);
+    p.sub_(top).exp_();
+    const Tensor sum = p.sum(-1, /*keepdim=*/true);
+    const Tensor o = torch::bmm(p.to(v.scalar_type()), v).to(statistics).div_(sum);
+    put(out_NQD.narrow(0, h, count), o, batch.q, n, PutMode::kWrite);
+    put(lse_NQ.narrow(0, h, count), sum.log().add_(top), batch.q, n, PutMode::kWrite);
+  };
+  for_each_batch(plan, heads, slots.q_NQD.device().is_cpu(), TaskUnit::kBatch, forward);
   return {out_NQD, lse_NQ};
 }
 
@@ -165,40 +170,40 @@ SlotGradients slots_backward(const Slots& slots, const Tensor& g_NQD, const Tens
                         torch::zeros(slots.k_NKD.sizes(), options),
                         torch::zeros(slots.v_NKD.sizes(), options)};
   const int64_t heads = slots.q_NQD.size(0);
-  for_each_batch(
-      plan, heads, lse_NQ.device().is_cpu(), [&](int64_t h, int64_t count, const PlanBatch& batch) {
-        const int64_t n = batch.count;
-        const auto side = [&](const Tensor& x, const PlanSide& s) {
-          return matrices(take(x.narrow(0, h, count), s, n), s, n);
-        };
-        const auto row = [&](const Tensor& x_NQ) {
-          return take(x_NQ.narrow(0, h, count), batch.q, n).reshape({count * n, batch.q.length, 1});
-        };
-        const Tensor q = side(slots.q_NQD, batch.q);
-        const Tensor k = side(slots.k_NKD, batch.kv);
-        const Tensor v = side(slots.v_NKD, batch.kv);
-        const Tensor g = side(g_NQD, batch.q);
-        Tensor lse = row(lse_NQ);
-        if (batch.q.padding.defined()) {
-          // A padded query repeats a real one; with an infinite lse its p is 0, and it adds nothing to dk and
-          // dv.
-          lse = lse.contiguous();
-          lse.view({count, n, batch.q.length}).masked_fill_(batch.q.padding, kInfinity);
-        }
-        // forward: s = q k^T; p = exp(s - lse)
-        Tensor p = batch_scores(q, k, batch, statistics);
-        p.sub_(lse).exp_();
-        // forward: o = p v
-        put(grad.v_NKD.narrow(0, h, count), torch::bmm(p.to(product).transpose(1, 2), g).to(statistics),
-            batch.kv, n, PutMode::kAdd);
-        const Tensor dp = torch::bmm(g, v.transpose(1, 2)).to(statistics);
-        // forward: p = softmax(s), so ds = p * (dp - sum_j p dp), and that sum is g . o = delta
-        const Tensor ds = p.mul_(dp.sub_(row(delta_NQ))).to(product);
-        // forward: s = q k^T
-        put(grad.q_NQD.narrow(0, h, count), torch::bmm(ds, k).to(statistics), batch.q, n, PutMode::kWrite);
-        put(grad.k_NKD.narrow(0, h, count), torch::bmm(ds.transpose(1, 2), q).to(statistics), batch.kv, n,
-            PutMode::kAdd);
-      });
+  const auto differentiate = [&](int64_t h, int64_t count, const PlanBatch& batch) {
+    const int64_t n = batch.count;
+    const auto side = [&](const Tensor& x, const PlanSide& s) {
+      return matrices(take(x.narrow(0, h, count), s, n), s, n);
+    };
+    const auto row = [&](const Tensor& x_NQ) {
+      return take(x_NQ.narrow(0, h, count), batch.q, n).reshape({count * n, batch.q.length, 1});
+    };
+    const Tensor q = side(slots.q_NQD, batch.q);
+    const Tensor k = side(slots.k_NKD, batch.kv);
+    const Tensor v = side(slots.v_NKD, batch.kv);
+    const Tensor g = side(g_NQD, batch.q);
+    Tensor lse = row(lse_NQ);
+    if (batch.q.padding.defined()) {
+      // A padded query repeats a real one; with an infinite lse its p is 0, and it adds nothing to dk and
+      // dv.
+      lse = lse.contiguous();
+      lse.view({count, n, batch.q.length}).masked_fill_(batch.q.padding, kInfinity);
+    }
+    // forward: s = q k^T; p = exp(s - lse)
+    Tensor p = batch_scores(q, k, batch, statistics);
+    p.sub_(lse).exp_();
+    // forward: o = p v
+    put(grad.v_NKD.narrow(0, h, count), torch::bmm(p.to(product).transpose(1, 2), g).to(statistics), batch.kv,
+        n, PutMode::kAdd);
+    const Tensor dp = torch::bmm(g, v.transpose(1, 2)).to(statistics);
+    // forward: p = softmax(s), so ds = p * (dp - sum_j p dp), and that sum is g . o = delta
+    const Tensor ds = p.mul_(dp.sub_(row(delta_NQ))).to(product);
+    // forward: s = q k^T
+    put(grad.q_NQD.narrow(0, h, count), torch::bmm(ds, k).to(statistics), batch.q, n, PutMode::kWrite);
+    put(grad.k_NKD.narrow(0, h, count), torch::bmm(ds.transpose(1, 2), q).to(statistics), batch.kv, n,
+        PutMode::kAdd);
+  };
+  for_each_batch(plan, heads, lse_NQ.device().is_cpu(), TaskUnit::kRun, differentiate);
   return grad;
 }
 

@@ -10,20 +10,25 @@ BatchLimits batch_limits(BatchTarget target, int64_t heads) {
   if (target == BatchTarget::kCpu) {
     // The score block of one head stays in a core's second-level cache (1 MiB of float32), and every matrix
     // of a batch is a BLAS call of its own, so padding gains little: only overhead of about 40 us a batch.
-    return {.max_scores = int64_t{1} << 18, .waste_factor = 1.05, .waste_scores = int64_t{1} << 13};
+    return {.max_scores = int64_t{1} << 18,
+            .min_rows = 16,
+            .waste_factor = 1.05,
+            .waste_scores = int64_t{1} << 13};
   }
   // 16M float32 scores over all heads are 64 MiB. A batch is about 15 launches of some 5 us each; in that
   // time the element-wise passes get through about a million scores, so that much padding is free.
   const int64_t shared = std::max<int64_t>(1, heads);
   return {.max_scores = (int64_t{1} << 24) / shared,
+          .min_rows = 32,
           .waste_factor = 1.25,
           .waste_scores = (int64_t{1} << 20) / shared};
 }
 
 std::vector<SegmentBatch> segment_batches(const int64_t* q_offsets, const int64_t* kv_offsets,
                                           int64_t segments, const BatchLimits& limits) {
-  MOGA_CHECK(limits.max_scores > 0, "segment batches: expected a positive score limit, found {}",
-             limits.max_scores);
+  MOGA_CHECK(limits.max_scores > 0 && limits.min_rows > 0,
+             "segment batches: expected positive limits, found {} scores, {} rows", limits.max_scores,
+             limits.min_rows);
   std::vector<SegmentBatch> batches;
   std::vector<SegmentPiece> small;
   for (int64_t s = 0; s < segments; ++s) {
@@ -32,7 +37,7 @@ std::vector<SegmentBatch> segment_batches(const int64_t* q_offsets, const int64_
     if (q_len == 0 || kv_len == 0) {
       continue;
     }
-    const int64_t rows = std::max<int64_t>(1, limits.max_scores / kv_len);
+    const int64_t rows = std::max(limits.min_rows, limits.max_scores / kv_len);
     if (q_len <= rows) {
       small.push_back({s, q_offsets[s], q_len, kv_offsets[s], kv_len});
       continue;

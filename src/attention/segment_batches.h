@@ -31,8 +31,11 @@ struct SegmentBatch {
 };
 
 struct BatchLimits {
-  // Scores of one head in a batch at most; one query row of a very long segment may exceed it by itself.
+  // Scores of one head in a batch at most.
   int64_t max_scores = 0;
+  // But a piece of a long segment keeps this many queries: with fewer, a product only waits for its keys.
+  // This may exceed max_scores by itself, and is still O(L).
+  int64_t min_rows = 1;
   // A batch may hold up to waste_factor * true scores + waste_scores, padding included.
   double waste_factor = 1.0;
   int64_t waste_scores = 0;
