@@ -245,6 +245,16 @@ TEST(GroupedAttention, RunsInInferenceModeAndReusesThePlan) {
   EXPECT_TRUE(torch::equal(grouped_attention(x.q, x.k, x.v, groups).out_LND, expected));
 }
 
+TEST(GroupedAttention, OtherOffsetsGetAPlanOfTheirOwn) {
+  Leaves x(6, 6, 2, 4, 6);
+  Groups groups = to_groups(full_groups(6), torch::kCPU);
+  grouped_attention(x.q, x.k, x.v, groups);
+  groups.q_offsets = groups.kv_offsets = torch::tensor({0, 2, 6}, torch::kInt64);
+  const Groups fresh = groups_from_ids(torch::tensor({0, 0, 1, 1, 1, 1}, torch::kInt64), 2);
+  EXPECT_TRUE(torch::equal(grouped_attention(x.q, x.k, x.v, groups).out_LND,
+                           grouped_attention(x.q, x.k, x.v, fresh).out_LND));
+}
+
 TEST(GroupedAttention, DispatcherKnowsTheOperator) {
   const auto op = c10::Dispatcher::singleton().findSchema({"moga::grouped_attention", ""});
   ASSERT_TRUE(op.has_value());

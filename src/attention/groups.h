@@ -24,12 +24,13 @@ struct Groups {
   torch::Tensor kv_offsets;  // [S + 1] int64, on the CPU
 
   // All indices are known to lie in [0, bound). The makers below fill this in, so that check() need not read
-  // the indices again in every layer (on a GPU that is a wait for the device). Absent: check() looks.
+  // the indices again in every layer on a GPU, which is a wait for the device; on a CPU it always looks.
+  // Whoever puts other indices into a Groups on a GPU resets it.
   std::optional<int64_t> q_bound = {};
   std::optional<int64_t> kv_bound = {};
   // Holds the way these segments are batched, so that it is worked out once for groups that are used by all
-  // layers and steps. Copies share it; absent means that each call plans anew. Do not change the tensors of a
-  // Groups that has one.
+  // layers and steps. Copies share it; absent means that each call plans anew. It belongs to the offset
+  // tensors: with others in their place a new plan is made.
   std::shared_ptr<SegmentPlanCache> plan_cache = {};
 
   int64_t segments() const { return q_offsets.numel() - 1; }

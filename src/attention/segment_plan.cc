@@ -88,8 +88,12 @@ std::shared_ptr<const SegmentPlan> segment_plan(const Groups& groups, int64_t he
   }
   SegmentPlanCache& cache = *groups.plan_cache;
   const std::lock_guard<std::mutex> lock(cache.mutex);
-  if (!cache.plan || cache.heads != heads || cache.device != device) {
+  const bool fits = cache.plan && cache.heads == heads && cache.device == device &&
+                    cache.q_offsets.is_same(groups.q_offsets) && cache.kv_offsets.is_same(groups.kv_offsets);
+  if (!fits) {
     cache.plan = std::make_shared<const SegmentPlan>(make_plan(groups, heads, device));
+    cache.q_offsets = groups.q_offsets;
+    cache.kv_offsets = groups.kv_offsets;
     cache.heads = heads;
     cache.device = device;
   }

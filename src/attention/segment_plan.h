@@ -40,6 +40,9 @@ struct SegmentPlan {
 struct SegmentPlanCache {
   std::mutex mutex;
   std::shared_ptr<const SegmentPlan> plan;
+  // What the plan was made for.
+  torch::Tensor q_offsets;
+  torch::Tensor kv_offsets;
   int64_t heads = 0;
   torch::Device device = torch::kCPU;
 };
