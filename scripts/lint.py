@@ -30,10 +30,6 @@ def stop(message):
     sys.exit(2)
 
 
-def is_within(path, folder):
-    return path.is_relative_to(folder)
-
-
 def read_database(build):
     """Sources of ours -> whether they use libtorch; and the flags of all of them together."""
     database = build / "compile_commands.json"
@@ -42,7 +38,7 @@ def read_database(build):
     sources, flags = {}, {}
     for entry in json.loads(database.read_text()):
         file = pathlib.Path(entry["file"]).resolve()
-        if not is_within(file, ROOT) or is_within(file, build) or file.suffix != ".cc":
+        if not file.is_relative_to(ROOT) or file.is_relative_to(build) or file.suffix != ".cc":
             continue
         words = shlex.split(entry["command"])
         sources[file] = "-include" in words
@@ -115,7 +111,7 @@ class Linter:
         return [(name, files)]
 
     def run(self, name, files, torch):
-        found = []
+        found = False
         for part, members in self.split(name, files, torch):
             # A source that stands alone is named itself, so that checks on main files see it as one.
             target = members[0] if len(members) == 1 else self.unit(part, members)
@@ -124,9 +120,10 @@ class Linter:
             done = subprocess.run([*command, *self.arguments(torch)], capture_output=True, text=True)
             seconds = time.monotonic() - start
             clean = done.returncode == 0 and not done.stdout.strip()
-            print(f"lint: {part}: {len(members)} files, {seconds:.0f} s{'' if clean else ': FINDINGS'}", flush=True)
-            if not clean:
-                found.append(done.stdout or done.stderr)
+            # In one piece, so that units that run side by side do not mix their lines.
+            report = "" if clean else ": findings\n" + (done.stdout or done.stderr)
+            print(f"lint: {part}: {len(members)} files, {seconds:.0f} s{report}", flush=True)
+            found = found or not clean
         return found
 
 
@@ -159,10 +156,7 @@ def main():
     # The largest first, so that no core waits for one long unit at the end.
     jobs = sorted(groups.items(), key=lambda item: (-item[0][1], -len(item[1])))
     with concurrent.futures.ThreadPoolExecutor(max(1, options.j)) as pool:
-        results = list(pool.map(lambda job: linter.run(job[0][0], job[1], job[0][1]), jobs))
-    found = [text for result in results for text in result]
-    for text in found:
-        print(text)
+        found = any(list(pool.map(lambda job: linter.run(job[0][0], job[1], job[0][1]), jobs)))
     count = sum(map(len, groups.values()))
     print(f"lint: {count} files in {time.monotonic() - start:.0f} s, {'findings above' if found else 'clean'}")
     return 1 if found else 0
