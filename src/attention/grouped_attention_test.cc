@@ -162,23 +162,27 @@ TEST(GroupedAttention, SingleAndHalfPrecisionStayNearDouble) {
 }
 
 TEST(GroupedAttention, NanAndInfinityStayInTheirSegment) {
-  // Unequal lengths that share a padded batch; token 3 (segment 1) is poisoned on every side.
-  Groups groups = groups_from_ids(torch::tensor({0, 0, 0, 1, 1, 2, 2, 2, 2, 2}, torch::kInt64), 3);
+  // Unequal lengths that share a padded batch. Every token in turn is poisoned on all sides: padding that
+  // read another segment's token would carry it over.
+  const Tensor ids = torch::tensor({0, 0, 0, 1, 1, 2, 2, 2, 2, 2}, torch::kInt64);
+  const Groups groups = groups_from_ids(ids, 3);
   Leaves x(10, 10, 2, 4, 21);
   const Tensor clean = grouped_attention(x.q, x.k, x.v, groups).out_LND.detach();
   for (const double poison : {std::nan(""), std::numeric_limits<double>::infinity()}) {
-    Leaves y(10, 10, 2, 4, 21);
-    for (const Tensor& t : {y.q, y.k, y.v}) {
-      torch::NoGradGuard guard;
-      t.select(0, 3).fill_(poison);
-    }
-    const Tensor out = grouped_attention(y.q, y.k, y.v, groups).out_LND;
-    const Tensor other = torch::tensor({0, 1, 2, 5, 6, 7, 8, 9}, torch::kInt64);
-    EXPECT_TRUE(torch::equal(out.index_select(0, other), clean.index_select(0, other)));
-    EXPECT_TRUE(torch::isnan(out[3]).all().item<bool>());
-    out.sum().backward();
-    for (const Tensor& t : {y.q, y.k, y.v}) {
-      EXPECT_TRUE(torch::isfinite(t.grad().index_select(0, other)).all().item<bool>());
+    for (int64_t token = 0; token < 10; ++token) {
+      Leaves y(10, 10, 2, 4, 21);
+      for (const Tensor& t : {y.q, y.k, y.v}) {
+        torch::NoGradGuard guard;
+        t.select(0, token).fill_(poison);
+      }
+      const Tensor out = grouped_attention(y.q, y.k, y.v, groups).out_LND;
+      const Tensor other = ids.ne(ids[token]).nonzero().squeeze(1);
+      EXPECT_TRUE(torch::equal(out.index_select(0, other), clean.index_select(0, other))) << token;
+      EXPECT_TRUE(torch::isnan(out[token]).all().item<bool>()) << token;
+      out.sum().backward();
+      for (const Tensor& t : {y.q, y.k, y.v}) {
+        EXPECT_TRUE(torch::isfinite(t.grad().index_select(0, other)).all().item<bool>()) << token;
+      }
     }
   }
 }
