@@ -193,7 +193,7 @@ const Looks& looks_in(const ToyFilm& film, const ToyShot& shot) {
 }
 
 cv::Mat blank(const ToyFilmSettings& settings, int type) {
-  return {static_cast<int>(settings.height), static_cast<int>(settings.width), type};
+  return cv::Mat(static_cast<int>(settings.height), static_cast<int>(settings.width), type);  // NOLINT: braces are a list
 }
 
 }  // namespace

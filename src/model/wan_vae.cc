@@ -383,6 +383,8 @@ torch::Tensor WanVaeImpl::scale_vector(const std::vector<double>& values, double
   return torch::tensor(filled, torch::kFloat64).to(like.options()).view({1, -1, 1, 1, 1});
 }
 
+std::vector<torch::nn::Module*> WanVaeImpl::decoder_parts() { return {decoder_.get(), post_quant_.get()}; }
+
 void WanVaeImpl::set_latent_scale(const std::vector<double>& mean, const std::vector<double>& std) {
   config_.latents_mean = mean;
   config_.latents_std = std;

@@ -35,6 +35,8 @@ class WanVaeImpl : public torch::nn::Module {
   torch::Tensor decode_unscaled(const torch::Tensor& latent_BZFHW);
 
   const VaeConfig& config() const { return config_; }
+  // The modules that decode: training these alone leaves the latents as they are.
+  std::vector<torch::nn::Module*> decoder_parts();
   void set_latent_scale(const std::vector<double>& mean, const std::vector<double>& std);
 
  private:

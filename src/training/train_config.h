@@ -51,6 +51,7 @@ struct TrainConfig {
   std::string model = "out/toy/model";  // model folder: read for the frozen parts, gets the result
   std::string base = "toy";             // sizes of a new model folder: a built-in name or a moga.json
   std::string work = "out/toy/work";    // checkpoints, metrics, latent caches
+  std::string start_from;               // model folder whose trained part to start from; empty: fresh weights
   uint64_t seed = 1;
   DataConfig data;
   std::vector<StageConfig> stages = {StageConfig{}};
@@ -71,6 +72,7 @@ struct TrainConfig {
   // vae
   int64_t crop = 0;  // square crop in pixels, a multiple of 8; 0 is the whole picture
   double kl_weight = 1e-5;
+  bool decoder_only = false;  // keep the encoder, and so the latents that a diffusion transformer knows
   // tokenizer
   int64_t vocab_size = 256;
   int64_t corpus = 20000;
@@ -81,6 +83,7 @@ struct TrainConfig {
     v("model", s.model, "Model folder: read for the frozen parts, gets the result");
     v("base", s.base, "Sizes of a new model folder: toy, wan-1.3b, wan-14b or a moga.json");
     v("work", s.work, "Folder for checkpoints, metrics and latent caches");
+    v("start_from", s.start_from, "Model folder whose weights to start from (fine-tuning); empty: fresh weights");
     v("seed", s.seed, "Seed of weights, noise and data order");
     v("data", s.data, "Training films");
     v("stages", s.stages, "Stages, one after another (short films first)");
@@ -98,6 +101,8 @@ struct TrainConfig {
     v("balance_weight", s.balance_weight, "dit: weight alpha of the balancing loss, summed over layers");
     v("crop", s.crop, "vae: square crop in pixels, a multiple of 16; 0 is the whole picture");
     v("kl_weight", s.kl_weight, "vae: weight of the Kullback-Leibler term");
+    v("decoder_only", s.decoder_only,
+      "vae: train the decoder alone; the latents, and what was trained on them, stay valid");
     v("vocab_size", s.vocab_size, "tokenizer: most pieces");
     v("corpus", s.corpus, "tokenizer: number of toy captions");
   }

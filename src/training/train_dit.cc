@@ -49,6 +49,20 @@ std::vector<int64_t> caption_rows(const StageData& data, const std::vector<int64
   return rows;
 }
 
+// As the reference initialises: Xavier for linear layers, and a prediction of zero.
+WanDit fresh_dit(const DitConfig& config) {
+  WanDit dit(config);
+  const torch::NoGradGuard guard;
+  for (const auto& item : dit->named_parameters()) {
+    if (item.key() == "head.head.weight" || item.key() == "head.head.bias") {
+      item.value().zero_();
+    } else if (item.value().dim() == 2 && item.key().find("embedding") == std::string::npos) {
+      torch::nn::init::xavier_uniform_(item.value());
+    }
+  }
+  return dit;
+}
+
 }  // namespace
 
 TrainEnd train_dit(const TrainConfig& config, torch::Device device) {
@@ -56,19 +70,12 @@ TrainEnd train_dit(const TrainConfig& config, torch::Device device) {
   const ModelConfig& sizes = folder.config();
   const Tokenizer tokenizer = folder.load_tokenizer();
   torch::manual_seed(static_cast<int64_t>(config.seed));
-  WanDit dit(sizes.dit);
-  UmT5 text = config.train_text ? UmT5(sizes.text) : folder.load_text(device);
-  {
-    // As the reference initialises: a block starts near the identity, the prediction at zero.
-    const torch::NoGradGuard guard;
-    for (const auto& item : dit->named_parameters()) {
-      if (item.key() == "head.head.weight" || item.key() == "head.head.bias") {
-        item.value().zero_();
-      } else if (item.value().dim() == 2 && item.key().find("embedding") == std::string::npos) {
-        torch::nn::init::xavier_uniform_(item.value());
-      }
-    }
-  }
+  WanDit dit = config.start_from.empty() ? fresh_dit(sizes.dit) : ModelFolder(config.start_from).load_dit(device);
+  dit->train();
+  UmT5 text = config.start_from.empty() && config.train_text
+                  ? UmT5(sizes.text)
+                  : (config.train_text ? ModelFolder(config.start_from) : folder).load_text(device);
+  text->to(device);
   std::vector<torch::nn::Module*> trained = {dit.get()};
   if (config.train_text) {
     trained.push_back(text.get());

@@ -70,8 +70,14 @@ TrainEnd train_vae(const TrainConfig& config, torch::Device device) {
   ModelFolder folder = ModelFolder::open_or_create(config.model, config.base);
   const ModelConfig& sizes = folder.config();
   torch::manual_seed(static_cast<int64_t>(config.seed));
-  WanVae vae(sizes.vae);
-  FlatParameters flat({vae.get()}, device);
+  WanVae vae = config.start_from.empty() ? WanVae(sizes.vae) : ModelFolder(config.start_from).load_vae(device);
+  vae->train();
+  std::vector<torch::nn::Module*> trained = {vae.get()};
+  if (config.decoder_only) {
+    trained = vae->decoder_parts();
+  }
+  vae->to(device);
+  FlatParameters flat(trained, device);
   spdlog::info("VAE of {} parameters on {}", human_count(static_cast<double>(flat.values().numel())), device.str());
   std::vector<std::unique_ptr<FilmSource>> sources;
   for (const StageConfig& stage : config.stages) {
@@ -80,7 +86,10 @@ TrainEnd train_vae(const TrainConfig& config, torch::Device device) {
   const TrainEnd end = run_training(config, flat, [&](const StepContext& context) {
     const auto& source = *sources[static_cast<size_t>(context.stage_index)];
     const torch::Tensor video = load_batch(source, context, config.crop, device);
-    const auto [mean, log_variance] = vae->encode_moments(video);
+    const auto [mean, log_variance] = [&] {
+      const torch::AutoGradMode gradient(!config.decoder_only);
+      return vae->encode_moments(video);
+    }();
     const torch::Tensor bounded = log_variance.clamp(-30, 20);
     const torch::Tensor latent = mean + torch::exp(0.5 * bounded) * torch::randn_like(mean);
     const torch::Tensor difference = vae->decode_unscaled(latent) - video;
@@ -94,7 +103,9 @@ TrainEnd train_vae(const TrainConfig& config, torch::Device device) {
   });
   if (end == TrainEnd::kFinished) {
     vae->eval();
-    measure_latent_scale(vae, *sources.back(), device);
+    if (!config.decoder_only) {
+      measure_latent_scale(vae, *sources.back(), device);
+    }
     folder.save_vae(vae);
   }
   return end;
