@@ -28,9 +28,8 @@ TrainEnd train_judge_from(const TrainConfig& config, torch::Device device) {
   training.learning_rate = stage.learning_rate;
   training.seed = config.seed;
   Progress progress("train judge", stage.steps, "step");
-  const Judge judge = train_judge(training, device, [&](int64_t, double loss) {
-    progress.advance(1, fmt::format("loss {:.4f}", loss));
-  });
+  const Judge judge = train_judge(
+      training, device, [&](int64_t, double loss) { progress.advance(1, fmt::format("loss {:.4f}", loss)); });
   judge.save(std::filesystem::path(config.model) / "judge.safetensors");
   return TrainEnd::kFinished;
 }
@@ -71,7 +70,8 @@ void run(const Options& options) {
 
 void add_train(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("train", "Train a model from a YAML config; interrupted runs continue");
+  CLI::App* command =
+      app.add_subcommand("train", "Train a model from a YAML config; interrupted runs continue");
   command->add_option("config", options->config, "Training config (see configs/ and --explain)");
   command->add_option("--device", options->device, "auto, cpu or cuda")->capture_default_str();
   command->add_flag("--explain", options->explain, "Print every key of the config, its default and meaning");

@@ -15,7 +15,8 @@ inline torch::Device choose_device(const std::string& name) {
   }
   MOGA_CHECK(name == "cpu" || name == "cuda", "--device: expected auto, cpu or cuda, found '{}'", name);
   MOGA_CHECK(name == "cpu" || torch::cuda::is_available(),
-             "--device cuda: this libtorch sees no CUDA device (libtorch {}); use --device cpu", TORCH_VERSION);
+             "--device cuda: this libtorch sees no CUDA device (libtorch {}); use --device cpu",
+             TORCH_VERSION);
   return name == "cpu" ? torch::Device(torch::kCPU) : torch::Device(torch::kCUDA, 0);
 }
 

@@ -132,6 +132,8 @@ std::string read_file(const fs::path& path, size_t max_bytes) {
   return content;
 }
 
-void check_writable(const fs::path& target) { const AtomicFile probe(target); }
+void check_writable(const fs::path& target) {
+  const AtomicFile probe(target);
+}
 
 }  // namespace moga

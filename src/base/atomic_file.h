@@ -1,4 +1,5 @@
-// Outputs appear whole or not at all: written beside their place under a temporary name, synced, then renamed.
+// Outputs appear whole or not at all: written beside their place under a temporary name, synced, then
+// renamed.
 #pragma once
 
 #include <filesystem>
@@ -52,7 +53,8 @@ void write_file_atomic(const std::filesystem::path& target, std::string_view con
 // The whole file; throws Error naming the path if it is missing, a folder, unreadable or above `max_bytes`.
 std::string read_file(const std::filesystem::path& path, size_t max_bytes = size_t{1} << 31U);
 
-// Throws Error unless a file can be created at `target` (the folder is made if needed; nothing is left behind).
+// Throws Error unless a file can be created at `target` (the folder is made if needed; nothing is left
+// behind).
 void check_writable(const std::filesystem::path& target);
 
 }  // namespace moga

@@ -75,7 +75,9 @@ template <typename T>
 struct IsVector<std::vector<T>> : std::true_type {};
 
 template <typename T>
-concept Visitable = requires(T& t) { T::visit(t, [](const char*, auto&, const char*) {}); };
+concept Visitable = requires(T& t) {
+  T::visit(t, [](const char*, auto&, const char*) {});
+};
 
 template <typename T>
 void read_value(const YAML::Node& node, T& out, const std::string& key, const std::string& file);
@@ -162,7 +164,8 @@ nlohmann::ordered_json value_to_json(const T& value) {
     return enum_name(value);
   } else if constexpr (Visitable<T>) {
     auto object = nlohmann::ordered_json::object();
-    T::visit(value, [&](const char* name, const auto& field, const char*) { object[name] = value_to_json(field); });
+    T::visit(value,
+             [&](const char* name, const auto& field, const char*) { object[name] = value_to_json(field); });
     return object;
   } else {
     return value;

@@ -25,9 +25,9 @@ template <typename... Args>
 }  // namespace moga
 
 // MOGA_CHECK(cond, "expected ..., found {}", x): throws moga::Error when `cond` is false.
-#define MOGA_CHECK(cond, ...)     \
-  do {                            \
-    if (!(cond)) [[unlikely]] {   \
-      ::moga::fail(__VA_ARGS__);  \
-    }                             \
+#define MOGA_CHECK(cond, ...)    \
+  do {                           \
+    if (!(cond)) [[unlikely]] {  \
+      ::moga::fail(__VA_ARGS__); \
+    }                            \
   } while (false)

@@ -22,7 +22,9 @@ Progress::Progress(std::string title, int64_t total, std::string unit, int64_t d
       start_(steady_clock::now()),
       drawn_(start_) {}
 
-Progress::~Progress() { finish(); }
+Progress::~Progress() {
+  finish();
+}
 
 void Progress::advance(int64_t steps, const std::string& note) {
   done_ += steps;
@@ -52,14 +54,15 @@ double Progress::seconds_left() const {
 void Progress::draw(bool last) {
   drawn_ = steady_clock::now();
   constexpr int kWidth = 24;
-  const double share = total_ > 0 ? std::min(1.0, static_cast<double>(done_) / static_cast<double>(total_)) : 1;
+  const double share =
+      total_ > 0 ? std::min(1.0, static_cast<double>(done_) / static_cast<double>(total_)) : 1;
   const int filled = static_cast<int>(share * kWidth);
   const double rate = static_cast<double>(done_ - first_) / std::max(1e-9, seconds_elapsed());
   const std::string time = last ? fmt::format("took {}", human_seconds(seconds_elapsed()))
                                 : fmt::format("{} left", human_seconds(seconds_left()));
-  const std::string line = fmt::format("{} [{}{}] {}/{} {}s, {:.3g} {}s/s, {}{}{}", title_, std::string(filled, '#'),
-                                       std::string(kWidth - filled, '.'), done_, total_, unit_, rate, unit_, time,
-                                       note_.empty() ? "" : ", ", note_);
+  const std::string line = fmt::format("{} [{}{}] {}/{} {}s, {:.3g} {}s/s, {}{}{}", title_,
+                                       std::string(filled, '#'), std::string(kWidth - filled, '.'), done_,
+                                       total_, unit_, rate, unit_, time, note_.empty() ? "" : ", ", note_);
   fmt::print(stderr, "{}{}{}", terminal_ ? "\r\033[K" : "", line, terminal_ && !last ? "" : "\n");
   std::fflush(stderr);
 }

@@ -111,9 +111,13 @@ static std::string scaled(double value, double unit, std::initializer_list<const
   return fmt::format("{:.{}f}{}{}", value, decimals, *suffix == '\0' ? "" : gap, suffix);
 }
 
-std::string human_count(double value) { return scaled(value, 1000, {"", "k", "M", "G", "T", "P", "E"}, ""); }
+std::string human_count(double value) {
+  return scaled(value, 1000, {"", "k", "M", "G", "T", "P", "E"}, "");
+}
 
-std::string human_bytes(double bytes) { return scaled(bytes, 1024, {"B", "KiB", "MiB", "GiB", "TiB"}, " "); }
+std::string human_bytes(double bytes) {
+  return scaled(bytes, 1024, {"B", "KiB", "MiB", "GiB", "TiB"}, " ");
+}
 
 std::string human_seconds(double seconds) {
   if (seconds < 60) {

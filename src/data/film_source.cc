@@ -117,7 +117,8 @@ class FolderSource : public FilmSource {
   }
 
   // NAME.txt: one line for the whole clip, or one a shot as the cut detector sees them.
-  static void read_caption_lines(const fs::path& clip, const std::vector<cv::Mat>& frames, TrainingFilm& film) {
+  static void read_caption_lines(const fs::path& clip, const std::vector<cv::Mat>& frames,
+                                 TrainingFilm& film) {
     const fs::path text_file = fs::path(clip).replace_extension(".txt");
     MOGA_CHECK(fs::exists(text_file), "{}: no captions; expected {} or {} beside it", clip.string(),
                text_file.filename().string(), fs::path(clip).replace_extension(".yaml").filename().string());

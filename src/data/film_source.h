@@ -30,10 +30,11 @@ struct EnumNames<DataKind> {
 
 struct DataConfig {
   DataKind kind = DataKind::kToy;
-  uint64_t seed = 1;      // toy: film i is drawn from seed + i
-  int64_t films = 1000;   // toy: how many films
+  uint64_t seed = 1;     // toy: film i is drawn from seed + i
+  int64_t films = 1000;  // toy: how many films
   ToyFilmSettings toy;
-  std::string folder;     // folder: clips with NAME.yaml (a film script) or NAME.txt (a caption a line) beside them
+  std::string
+      folder;  // folder: clips with NAME.yaml (a film script) or NAME.txt (a caption a line) beside them
   int64_t max_frames = 81;  // folder: frames taken from the start of a clip at most
 
   template <class Self, class V>
@@ -59,8 +60,8 @@ class FilmSource {
 // width x height: the size that films are drawn or scaled to (pixels, multiples of 16).
 std::unique_ptr<FilmSource> open_films(const DataConfig& config, int64_t width, int64_t height);
 
-// Cuts (first frame of each new shot) -> first latent frame of each shot; each cut goes to the nearest 4n + 1, and a
-// cut that would leave a shot empty is dropped.
+// Cuts (first frame of each new shot) -> first latent frame of each shot; each cut goes to the nearest 4n +
+// 1, and a cut that would leave a shot empty is dropped.
 std::vector<int64_t> cuts_to_shot_starts(const std::vector<int64_t>& cuts, int64_t frames);
 
 }  // namespace moga

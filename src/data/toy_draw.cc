@@ -193,7 +193,8 @@ const Looks& looks_in(const ToyFilm& film, const ToyShot& shot) {
 }
 
 cv::Mat blank(const ToyFilmSettings& settings, int type) {
-  return cv::Mat(static_cast<int>(settings.height), static_cast<int>(settings.width), type);  // NOLINT: braces are a list
+  return cv::Mat(static_cast<int>(settings.height), static_cast<int>(settings.width),
+                 type);  // NOLINT: braces are a list
 }
 
 }  // namespace

@@ -4,7 +4,9 @@
 
 namespace moga {
 
-double shift_noise_level(double level, double shift) { return shift * level / (1 + (shift - 1) * level); }
+double shift_noise_level(double level, double shift) {
+  return shift * level / (1 + (shift - 1) * level);
+}
 
 FlowSchedule flow_schedule(int64_t steps, double shift) {
   MOGA_CHECK(steps >= 1 && steps <= 10000, "expected 1 to 10000 denoising steps, found {}", steps);
@@ -26,7 +28,8 @@ torch::Tensor draw_noise_levels(int64_t count, NoiseLevels kind, double shift) {
   return shift * raw / (1 + (shift - 1) * raw);
 }
 
-FlowPair make_flow_pair(const torch::Tensor& clean, const torch::Tensor& noise, const torch::Tensor& levels_B) {
+FlowPair make_flow_pair(const torch::Tensor& clean, const torch::Tensor& noise,
+                        const torch::Tensor& levels_B) {
   std::vector<int64_t> shape(static_cast<size_t>(clean.dim()), 1);
   shape[0] = levels_B.numel();
   const torch::Tensor s = levels_B.view(shape);

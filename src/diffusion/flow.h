@@ -1,4 +1,5 @@
-// Rectified flow: noise levels, schedules and the Euler solver. Pure functions over a denoiser; never a model.
+// Rectified flow: noise levels, schedules and the Euler solver. Pure functions over a denoiser; never a
+// model.
 //
 // A sample at noise level s in [0, 1] is x_s = (1 - s) * x_0 + s * noise; the model predicts v = noise - x_0.
 #pragma once
@@ -17,11 +18,12 @@ namespace moga {
 double shift_noise_level(double level, double shift);
 
 struct FlowSchedule {
-  std::vector<double> sigmas;       // [steps + 1], from 1 down to 0
+  std::vector<double> sigmas;      // [steps + 1], from 1 down to 0
   std::vector<int64_t> timesteps;  // [steps], 1000 * sigma, truncated in float64 as the Wan pipeline does
 };
 
-// Linear from 1 towards 0 in `steps` steps, shifted; a final 0 is appended. Throws Error unless steps >= 1, shift > 0.
+// Linear from 1 towards 0 in `steps` steps, shifted; a final 0 is appended. Throws Error unless steps >= 1,
+// shift > 0.
 FlowSchedule flow_schedule(int64_t steps, double shift);
 
 // How training draws noise levels.
@@ -42,7 +44,8 @@ struct FlowPair {
   torch::Tensor noisy;
   torch::Tensor target;
 };
-FlowPair make_flow_pair(const torch::Tensor& clean, const torch::Tensor& noise, const torch::Tensor& levels_B);
+FlowPair make_flow_pair(const torch::Tensor& clean, const torch::Tensor& noise,
+                        const torch::Tensor& levels_B);
 
 // v(x, timestep): the guided prediction for the current sample.
 using Denoiser = std::function<torch::Tensor(const torch::Tensor& x, int64_t timestep)>;

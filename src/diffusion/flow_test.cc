@@ -72,9 +72,10 @@ TEST(Flow, GoldenEulerTrajectories) {
       const auto v = [](const torch::Tensor& x, int64_t timestep) {
         return 0.3 * x + std::sin(static_cast<double>(timestep) / 1000);
       };
-      euler_sample(v, trajectory[0], schedule, 0, [&](int64_t done, const torch::Tensor& x, const torch::Tensor&) {
-        EXPECT_TRUE(x.allclose(trajectory[done], 1e-4, 1e-4)) << prefix << " step " << done;
-      });
+      euler_sample(v, trajectory[0], schedule, 0,
+                   [&](int64_t done, const torch::Tensor& x, const torch::Tensor&) {
+                     EXPECT_TRUE(x.allclose(trajectory[done], 1e-4, 1e-4)) << prefix << " step " << done;
+                   });
     }
   }
 }

@@ -25,6 +25,8 @@ torch::Tensor plain_layer_norm(const torch::Tensor& x, double eps) {
   return torch::layer_norm(x, {x.size(-1)}, /*weight=*/{}, /*bias=*/{}, eps);
 }
 
-torch::Tensor gelu_tanh(const torch::Tensor& x) { return torch::gelu(x, "tanh"); }
+torch::Tensor gelu_tanh(const torch::Tensor& x) {
+  return torch::gelu(x, "tanh");
+}
 
 }  // namespace moga

@@ -16,7 +16,8 @@ constexpr const char* kTokenizerFile = "tokenizer.model";
 
 ModelFolder::ModelFolder(fs::path folder) : folder_(std::move(folder)) {
   MOGA_CHECK(fs::is_directory(folder_), "no model folder at {}", folder_.string());
-  MOGA_CHECK(fs::exists(part(kConfigFile)), "{} is no model folder: it has no {}", folder_.string(), kConfigFile);
+  MOGA_CHECK(fs::exists(part(kConfigFile)), "{} is no model folder: it has no {}", folder_.string(),
+             kConfigFile);
   config_ = load_config<ModelConfig>(part(kConfigFile));
 }
 
@@ -121,7 +122,8 @@ std::string ModelFolder::fingerprint() const {
 }
 
 std::pair<torch::Tensor, torch::Tensor> tokenize_texts(const Tokenizer& tokenizer,
-                                                       const std::vector<std::string>& texts, int64_t text_len) {
+                                                       const std::vector<std::string>& texts,
+                                                       int64_t text_len) {
   std::vector<std::vector<int64_t>> ids;
   size_t rows = 1;
   for (const std::string& text : texts) {
@@ -129,7 +131,8 @@ std::pair<torch::Tensor, torch::Tensor> tokenize_texts(const Tokenizer& tokenize
     rows = std::max(rows, ids.back().size());
   }
   const auto count = static_cast<int64_t>(texts.size());
-  torch::Tensor id_tensor = torch::full({count, static_cast<int64_t>(rows)}, tokenizer.pad_id(), torch::kInt64);
+  torch::Tensor id_tensor =
+      torch::full({count, static_cast<int64_t>(rows)}, tokenizer.pad_id(), torch::kInt64);
   torch::Tensor mask = torch::zeros_like(id_tensor);
   for (int64_t i = 0; i < count; ++i) {
     const auto& row = ids[static_cast<size_t>(i)];

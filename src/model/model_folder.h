@@ -25,8 +25,9 @@ class ModelFolder {
   const std::filesystem::path& path() const { return folder_; }
   std::filesystem::path part(const std::string& file) const { return folder_ / file; }
 
-  // Each throws Error naming the file if it is missing, damaged or does not fit moga.json. `attention` replaces the
-  // folder's attention settings (say, full attention with the same weights: routers are then not loaded).
+  // Each throws Error naming the file if it is missing, damaged or does not fit moga.json. `attention`
+  // replaces the folder's attention settings (say, full attention with the same weights: routers are then not
+  // loaded).
   WanDit load_dit(torch::Device device, const MogaConfig* attention = nullptr) const;
   WanVae load_vae(torch::Device device) const;
   UmT5 load_text(torch::Device device) const;
@@ -40,7 +41,8 @@ class ModelFolder {
 
   // Throws one Error that names every file that generation needs and does not find.
   void check_complete() const;
-  // A short hash over all files (name, size, content of moga.json, a sample of the weights): names the model in films.
+  // A short hash over all files (name, size, content of moga.json, a sample of the weights): names the model
+  // in films.
   std::string fingerprint() const;
 
  private:
@@ -54,7 +56,8 @@ torch::Tensor encode_texts(UmT5& encoder, const Tokenizer& tokenizer, const std:
 
 // ids and mask [texts, rows] int64, padded with the tokenizer's pad id.
 std::pair<torch::Tensor, torch::Tensor> tokenize_texts(const Tokenizer& tokenizer,
-                                                       const std::vector<std::string>& texts, int64_t text_len);
+                                                       const std::vector<std::string>& texts,
+                                                       int64_t text_len);
 
 // FNV-1a over bytes, as 16 hexadecimal digits.
 std::string content_hash(std::string_view bytes);

@@ -1,4 +1,5 @@
-// Against golden data of the official Wan2.1 code with tiny random weights (skipped where the data is missing).
+// Against golden data of the official Wan2.1 code with tiny random weights (skipped where the data is
+// missing).
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -53,7 +54,8 @@ TEST_F(Golden, DitPredictsAsTheReference) {
   WanDit dit(tiny_dit());
   load_weights(*dit, read("dit_tiny.safetensors"), "dit_tiny");
   TensorMap io = read("dit_tiny_io.safetensors");
-  for (const auto& [name, samples] : std::vector<std::pair<std::string, int>>{{"b1", 1}, {"b2", 2}, {"ragged", 2}}) {
+  for (const auto& [name, samples] :
+       std::vector<std::pair<std::string, int>>{{"b1", 1}, {"b2", 2}, {"ragged", 2}}) {
     for (int i = 0; i < samples; ++i) {
       const Tensor x = io[name + ".x" + std::to_string(i)].unsqueeze(0);
       const Tensor text = io[name + ".context" + std::to_string(i)].unsqueeze(0).unsqueeze(0);
@@ -68,11 +70,13 @@ TEST_F(Golden, DitPredictsAsTheReference) {
 TEST_F(Golden, RopeAndSinusoidsAtRealSize) {
   TensorMap io = read("dit_tiny_io.safetensors");
   const RopeTable table = rope_table({3, 4, 5}, 128, torch::kFloat64, torch::kCPU);
-  EXPECT_LT(max_error(apply_rope(io["rope128.x"].slice(1, 0, 60).to(torch::kFloat64), table).to(torch::kFloat32),
-                      io["rope128.out"].slice(1, 0, 60)),
-            1e-5);
-  EXPECT_LT(max_error(sinusoidal_embedding(io["sinusoid256.t"], 256).to(torch::kFloat32), io["sinusoid256.out"]),
-            1e-6);
+  EXPECT_LT(
+      max_error(apply_rope(io["rope128.x"].slice(1, 0, 60).to(torch::kFloat64), table).to(torch::kFloat32),
+                io["rope128.out"].slice(1, 0, 60)),
+      1e-5);
+  EXPECT_LT(
+      max_error(sinusoidal_embedding(io["sinusoid256.t"], 256).to(torch::kFloat32), io["sinusoid256.out"]),
+      1e-6);
 }
 
 TEST_F(Golden, VaeWholeAndStreaming) {
@@ -94,14 +98,16 @@ TEST_F(Golden, VaeWholeAndStreaming) {
     const Tensor z = vae->encode(video);
     EXPECT_LT(max_error(z[0], io[name + ".z"]), 1e-4) << name;
     EXPECT_LT(max_error(vae->decode(io[name + ".z"].unsqueeze(0))[0], io[name + ".recon"]), 1e-4) << name;
-    EXPECT_LT(max_error(vae->decode(io[name + ".rand_z"].unsqueeze(0))[0], io[name + ".rand_dec"]), 1e-4) << name;
+    EXPECT_LT(max_error(vae->decode(io[name + ".rand_z"].unsqueeze(0))[0], io[name + ".rand_dec"]), 1e-4)
+        << name;
 
     // Pieces of any size give the whole.
     VaeDecodeStream decoder(vae);
     std::vector<Tensor> pieces;
     const int64_t latents = z.size(2);
     for (int64_t at = 0, step = 1; at < latents; at += step, step = 2) {
-      pieces.push_back(decoder.next(io[name + ".rand_z"].unsqueeze(0).slice(2, at, std::min(latents, at + step))));
+      pieces.push_back(
+          decoder.next(io[name + ".rand_z"].unsqueeze(0).slice(2, at, std::min(latents, at + step))));
     }
     EXPECT_LT(max_error(torch::cat(pieces, 2)[0], io[name + ".rand_dec"]), 1e-4) << name;
     VaeEncodeStream encoder(vae);
@@ -126,7 +132,8 @@ TEST_F(Golden, TextEncoder) {
   UmT5 encoder(config);
   load_weights(*encoder, read("t5_tiny.safetensors"), "t5_tiny");
   for (const std::string name : {"short", "long"}) {
-    EXPECT_LT(max_error(encoder->forward(io[name + ".ids"], io[name + ".mask"]), io[name + ".out"]), 1e-4) << name;
+    EXPECT_LT(max_error(encoder->forward(io[name + ".ids"], io[name + ".mask"]), io[name + ".out"]), 1e-4)
+        << name;
   }
   EXPECT_TRUE(relative_position_bucket(io["bucket.rel"], 32, 128).equal(io["bucket.index"]));
 }

@@ -4,7 +4,6 @@
 
 namespace moga {
 
-
 // [positions, width / 2] angles of one axis.
 static torch::Tensor axis_angles(int64_t positions, int64_t width) {
   const auto wide = torch::TensorOptions().dtype(torch::kFloat64);
@@ -13,7 +12,8 @@ static torch::Tensor axis_angles(int64_t positions, int64_t width) {
   return torch::outer(torch::arange(positions, wide), frequency);
 }
 
-RopeTable rope_table(const FilmLayout& layout, int64_t head_dim, torch::ScalarType dtype, torch::Device device) {
+RopeTable rope_table(const FilmLayout& layout, int64_t head_dim, torch::ScalarType dtype,
+                     torch::Device device) {
   MOGA_CHECK(head_dim % 2 == 0, "rotary embedding needs an even head size, found {}", head_dim);
   const int64_t side = 2 * (head_dim / 6);
   const int64_t F = layout.frames;

@@ -16,7 +16,8 @@ struct RopeTable {
 };
 
 // Computed in float64, stored as `dtype`. D must be even.
-RopeTable rope_table(const FilmLayout& layout, int64_t head_dim, torch::ScalarType dtype, torch::Device device);
+RopeTable rope_table(const FilmLayout& layout, int64_t head_dim, torch::ScalarType dtype,
+                     torch::Device device);
 
 // x_BLND [B, L, N, D] -> the same shape, rotated.
 torch::Tensor apply_rope(const torch::Tensor& x_BLND, const RopeTable& table);

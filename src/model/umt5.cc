@@ -92,10 +92,9 @@ class Block : public torch::nn::Module {
   // bucket_LL: relative-position buckets; masked_B11L: true where a key is padding.
   Tensor forward(Tensor x, const Tensor& bucket_LL, const Tensor& masked_B11L) {
     const Tensor position = embedding_(bucket_LL).permute({2, 0, 1}).unsqueeze(0);  // [1, N, L, L]
-    const double lowest = x.scalar_type() == torch::kBFloat16 ? -3.3895313892515355e38
-                                                              : -std::numeric_limits<float>::max();
-    const Tensor bias =
-        position.expand({x.size(0), -1, -1, -1}).masked_fill(masked_B11L, lowest);
+    const double lowest =
+        x.scalar_type() == torch::kBFloat16 ? -3.3895313892515355e38 : -std::numeric_limits<float>::max();
+    const Tensor bias = position.expand({x.size(0), -1, -1, -1}).masked_fill(masked_B11L, lowest);
     x = x + attn_->forward(norm1_->forward(x), bias);
     return x + ffn_->forward(norm2_->forward(x));
   }
@@ -125,12 +124,14 @@ Tensor relative_position_bucket(const Tensor& relative, int64_t buckets, int64_t
 
 UmT5Impl::UmT5Impl(const TextEncoderConfig& config)
     : config_(config),
-      token_embedding_(register_module("token_embedding", torch::nn::Embedding(config.vocab_size, config.dim))) {
-  MOGA_CHECK(config.heads > 0 && config.dim_attn % config.heads == 0, "attention width {} is no multiple of {} heads",
-             config.dim_attn, config.heads);
+      token_embedding_(
+          register_module("token_embedding", torch::nn::Embedding(config.vocab_size, config.dim))) {
+  MOGA_CHECK(config.heads > 0 && config.dim_attn % config.heads == 0,
+             "attention width {} is no multiple of {} heads", config.dim_attn, config.heads);
   auto blocks = std::make_shared<torch::nn::Module>();
   for (int64_t i = 0; i < config.layers; ++i) {
-    blocks_.push_back(blocks->register_module(std::to_string(i), std::make_shared<umt5_detail::Block>(config)));
+    blocks_.push_back(
+        blocks->register_module(std::to_string(i), std::make_shared<umt5_detail::Block>(config)));
   }
   register_module("blocks", blocks);
   norm_ = register_module("norm", std::make_shared<umt5_detail::Norm>(config.dim, config.eps));
@@ -139,8 +140,8 @@ UmT5Impl::UmT5Impl(const TextEncoderConfig& config)
 Tensor UmT5Impl::forward(const Tensor& ids_BL, const Tensor& mask_BL) {
   const int64_t length = ids_BL.size(1);
   const Tensor position = torch::arange(length, ids_BL.options());
-  const Tensor bucket_LL = relative_position_bucket(position.unsqueeze(0) - position.unsqueeze(1), config_.buckets,
-                                                    config_.max_distance);
+  const Tensor bucket_LL = relative_position_bucket(position.unsqueeze(0) - position.unsqueeze(1),
+                                                    config_.buckets, config_.max_distance);
   const Tensor masked = mask_BL.eq(0).unsqueeze(1).unsqueeze(1);
   Tensor x = token_embedding_(ids_BL);
   for (const auto& block : blocks_) {

@@ -21,8 +21,8 @@ class UmT5Impl : public torch::nn::Module {
  public:
   explicit UmT5Impl(const TextEncoderConfig& config);
 
-  // ids_BL, mask_BL [B, L] int64 (mask 1 for tokens, 0 for padding) -> [B, L, C]. Rows of padding are computed too;
-  // callers drop or zero them.
+  // ids_BL, mask_BL [B, L] int64 (mask 1 for tokens, 0 for padding) -> [B, L, C]. Rows of padding are
+  // computed too; callers drop or zero them.
   torch::Tensor forward(const torch::Tensor& ids_BL, const torch::Tensor& mask_BL);
 
   const TextEncoderConfig& config() const { return config_; }

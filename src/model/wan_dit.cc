@@ -77,9 +77,10 @@ class WanBlockImpl : public torch::nn::Module {
   explicit WanBlockImpl(const DitConfig& config)
       : self_attn_(register_module("self_attn", std::make_shared<SelfAttention>(config))),
         cross_attn_(register_module("cross_attn", std::make_shared<CrossAttention>(config))),
-        norm3_(register_module("norm3", torch::nn::LayerNorm(
-                                            torch::nn::LayerNormOptions({config.dim}).eps(config.eps)))),
-        ffn_(register_module("ffn", Mlp(config.dim, config.ffn_dim, config.dim, MlpImpl::Activation::kGeluTanh))),
+        norm3_(register_module(
+            "norm3", torch::nn::LayerNorm(torch::nn::LayerNormOptions({config.dim}).eps(config.eps)))),
+        ffn_(register_module("ffn",
+                             Mlp(config.dim, config.ffn_dim, config.dim, MlpImpl::Activation::kGeluTanh))),
         modulation_(register_parameter(
             "modulation", torch::randn({1, 6, config.dim}) / std::sqrt(static_cast<double>(config.dim)))),
         eps_(config.eps) {}
@@ -88,7 +89,8 @@ class WanBlockImpl : public torch::nn::Module {
   torch::Tensor forward(torch::Tensor x_BLC, const torch::Tensor& time_B6C, const torch::Tensor& text_RC,
                         const DitPlan& plan, DitTrace* trace) {
     const auto m = (modulation_ + time_B6C).chunk(6, 1);  // six [B, 1, C]: shift, scale, gate, twice
-    x_BLC = x_BLC + m[2] * self_attn_->forward(plain_layer_norm(x_BLC, eps_) * (1 + m[1]) + m[0], plan, trace);
+    x_BLC =
+        x_BLC + m[2] * self_attn_->forward(plain_layer_norm(x_BLC, eps_) * (1 + m[1]) + m[0], plan, trace);
     x_BLC = x_BLC + cross_attn_->forward(norm3_(x_BLC), text_RC, plan);
     return x_BLC + m[5] * ffn_(plain_layer_norm(x_BLC, eps_) * (1 + m[4]) + m[3]);
   }
@@ -138,13 +140,15 @@ torch::Tensor sinusoidal_embedding(const torch::Tensor& timestep_B, int64_t widt
 }
 
 WanDitImpl::WanDitImpl(const DitConfig& config) : config_(config) {
-  MOGA_CHECK(config.heads > 0 && config.dim % config.heads == 0, "width {} is no multiple of {} heads", config.dim,
-             config.heads);
+  MOGA_CHECK(config.heads > 0 && config.dim % config.heads == 0, "width {} is no multiple of {} heads",
+             config.dim, config.heads);
   const int64_t C = config.dim;
   patch_embedding_ = register_module(
-      "patch_embedding", torch::nn::Conv3d(torch::nn::Conv3dOptions(config.in_channels, C, {1, kPatch, kPatch})
-                                               .stride({1, kPatch, kPatch})));
-  text_embedding_ = register_module("text_embedding", Mlp(config.text_dim, C, C, MlpImpl::Activation::kGeluTanh));
+      "patch_embedding",
+      torch::nn::Conv3d(
+          torch::nn::Conv3dOptions(config.in_channels, C, {1, kPatch, kPatch}).stride({1, kPatch, kPatch})));
+  text_embedding_ =
+      register_module("text_embedding", Mlp(config.text_dim, C, C, MlpImpl::Activation::kGeluTanh));
   time_embedding_ = register_module("time_embedding", Mlp(config.freq_dim, C, C, MlpImpl::Activation::kSilu));
   time_projection_ = torch::nn::Linear(C, 6 * C);
   auto projection = std::make_shared<torch::nn::Module>();
@@ -169,13 +173,14 @@ torch::Tensor WanDitImpl::forward(const torch::Tensor& latent_BCFHW, const torch
                                   const torch::Tensor& captions_BSRT, const DitPlan& plan, DitTrace* trace) {
   const int64_t B = plan.batch;
   const FilmLayout& layout = plan.layout;
-  MOGA_CHECK(latent_BCFHW.dim() == 5 && latent_BCFHW.size(0) == B && latent_BCFHW.size(1) == config_.in_channels &&
-                 latent_BCFHW.size(2) == layout.frames && latent_BCFHW.size(3) == layout.rows * kPatch &&
-                 latent_BCFHW.size(4) == layout.cols * kPatch,
+  MOGA_CHECK(latent_BCFHW.dim() == 5 && latent_BCFHW.size(0) == B &&
+                 latent_BCFHW.size(1) == config_.in_channels && latent_BCFHW.size(2) == layout.frames &&
+                 latent_BCFHW.size(3) == layout.rows * kPatch && latent_BCFHW.size(4) == layout.cols * kPatch,
              "expected a latent of [{}, {}, {}, {}, {}], found {}", B, config_.in_channels, layout.frames,
              layout.rows * kPatch, layout.cols * kPatch, fmt::join(latent_BCFHW.sizes(), " x "));
-  MOGA_CHECK(captions_BSRT.dim() == 4 && captions_BSRT.size(0) == B && captions_BSRT.size(1) == plan.captions &&
-                 captions_BSRT.size(2) <= config_.text_len && captions_BSRT.size(3) == config_.text_dim,
+  MOGA_CHECK(captions_BSRT.dim() == 4 && captions_BSRT.size(0) == B &&
+                 captions_BSRT.size(1) == plan.captions && captions_BSRT.size(2) <= config_.text_len &&
+                 captions_BSRT.size(3) == config_.text_dim,
              "expected captions of [{}, {}, at most {}, {}], found {}", B, plan.captions, config_.text_len,
              config_.text_dim, fmt::join(captions_BSRT.sizes(), " x "));
   const auto dtype = patch_embedding_->weight.scalar_type();
@@ -183,8 +188,8 @@ torch::Tensor WanDitImpl::forward(const torch::Tensor& latent_BCFHW, const torch
   torch::Tensor x_BLC = patch_embedding_(latent_BCFHW.to(dtype)).flatten(2).transpose(1, 2);
   const torch::Tensor time_BC = time_embedding_(sinusoidal_embedding(timestep_B, config_.freq_dim).to(dtype));
   const torch::Tensor time_B6C = time_projection_(torch::silu(time_BC)).unflatten(1, {6, config_.dim});
-  const torch::Tensor padded = torch::constant_pad_nd(
-      captions_BSRT.to(dtype), {0, 0, 0, config_.text_len - captions_BSRT.size(2)}, 0);
+  const torch::Tensor padded =
+      torch::constant_pad_nd(captions_BSRT.to(dtype), {0, 0, 0, config_.text_len - captions_BSRT.size(2)}, 0);
   const torch::Tensor text_RC = text_embedding_(padded).flatten(0, 2);
 
   for (const auto& block : blocks_) {

@@ -20,7 +20,8 @@ namespace moga {
 struct DitPlan {
   FilmLayout layout;  // of the first film: all have its size
   int64_t batch = 1;
-  int64_t captions = 1;  // caption slots a sample: one a shot, and a last one for film-wide text if there is any
+  int64_t captions =
+      1;  // caption slots a sample: one a shot, and a last one for film-wide text if there is any
   StaticPlan visual;
   Groups text;  // shot-level cross-attention
   RopeTable rope;
@@ -28,8 +29,8 @@ struct DitPlan {
 
 enum class GlobalText { kNone, kLastCaption };
 
-// For a batch of films of one size, whose shots may differ: caption slots are as many as the film with the most
-// shots needs; a film-wide caption is always the last slot.
+// For a batch of films of one size, whose shots may differ: caption slots are as many as the film with the
+// most shots needs; a film-wide caption is always the last slot.
 DitPlan plan_dit(const std::vector<FilmLayout>& layouts, GlobalText global, const DitConfig& config,
                  torch::Device device, torch::ScalarType dtype = torch::kFloat32);
 
@@ -45,9 +46,9 @@ class WanDitImpl : public torch::nn::Module {
   explicit WanDitImpl(const DitConfig& config);
 
   // latent_BCFHW [B, in_channels, F, H, W] with H = 2 * rows, W = 2 * cols of the plan's layout.
-  // timestep_B [B], 0..1000. captions_BSRT [B, captions, rows <= text_len, text_dim]: text encoder outputs, padded
-  // with zero rows (Wan pads with zeros before its text MLP and masks nothing).
-  // Returns the flow prediction [B, out_channels, F, H, W] in float32. `trace`, if given, receives the routing.
+  // timestep_B [B], 0..1000. captions_BSRT [B, captions, rows <= text_len, text_dim]: text encoder outputs,
+  // padded with zero rows (Wan pads with zeros before its text MLP and masks nothing). Returns the flow
+  // prediction [B, out_channels, F, H, W] in float32. `trace`, if given, receives the routing.
   torch::Tensor forward(const torch::Tensor& latent_BCFHW, const torch::Tensor& timestep_B,
                         const torch::Tensor& captions_BSRT, const DitPlan& plan, DitTrace* trace = nullptr);
 

@@ -1,10 +1,10 @@
-// How time works here. Every layer is causal: a convolution over time sees its own input's past, zeros before the
-// first frame. A StreamState remembers for each such layer the last frames that it saw, so that a film can pass in
-// pieces; without a state the whole sequence passes at once. Both give the same numbers.
+// How time works here. Every layer is causal: a convolution over time sees its own input's past, zeros before
+// the first frame. A StreamState remembers for each such layer the last frames that it saw, so that a film
+// can pass in pieces; without a state the whole sequence passes at once. Both give the same numbers.
 //
-// Inside, tensors are [B, T, C, H, W], so that frames of all samples are one batch for 2-D convolutions: a 3x3x3
-// convolution is a 3x3 one over three frames stacked on the channel axis. libtorch's own 3-D convolution is 5 to 9
-// times slower on CPUs (12-32 against 76-184 GFLOP/s at 12 to 32 channels, two cores).
+// Inside, tensors are [B, T, C, H, W], so that frames of all samples are one batch for 2-D convolutions: a
+// 3x3x3 convolution is a 3x3 one over three frames stacked on the channel axis. libtorch's own 3-D
+// convolution is 5 to 9 times slower on CPUs (12-32 against 76-184 GFLOP/s at 12 to 32 channels, two cores).
 #include "model/wan_vae.h"
 
 #include <unordered_map>
@@ -74,11 +74,11 @@ class CausalConv : public torch::nn::Module {
  public:
   CausalConv(int64_t in, int64_t out, int64_t time_kernel, int64_t space_kernel)
       : time_kernel_(time_kernel), space_kernel_(space_kernel) {
-    // The reference's initialisation is that of its framework's convolutions: uniform within 1 / sqrt(fan-in).
+    // The reference's initialisation is that of its framework's convolutions: uniform within 1 /
+    // sqrt(fan-in).
     const double bound = 1 / std::sqrt(static_cast<double>(in * time_kernel * space_kernel * space_kernel));
     weight_ = register_parameter(
-        "weight",
-        (torch::rand({out, in, time_kernel, space_kernel, space_kernel}) * 2 - 1) * bound);
+        "weight", (torch::rand({out, in, time_kernel, space_kernel, space_kernel}) * 2 - 1) * bound);
     bias_ = register_parameter("bias", (torch::rand({out}) * 2 - 1) * bound);
   }
 
@@ -143,11 +143,11 @@ class FrameAttention : public torch::nn::Module {
     const FilmLayout layout{frames, x.size(3), x.size(4)};
     const Groups groups = to_groups(frame_groups(layout), x.device());
     return x + per_frame(norm_->forward(x), [&](const Tensor& flat) {
-      const Tensor qkv = to_qkv_(flat).permute({0, 2, 3, 1}).flatten(0, 2).unsqueeze(1);  // [L, 1, 3C]
-      const auto parts = qkv.chunk(3, -1);
-      const Tensor out = grouped_attention(parts[0], parts[1], parts[2], groups).out_LND;
-      return proj_(out.view({frames, x.size(3), x.size(4), -1}).permute({0, 3, 1, 2}));
-    });
+             const Tensor qkv = to_qkv_(flat).permute({0, 2, 3, 1}).flatten(0, 2).unsqueeze(1);  // [L, 1, 3C]
+             const auto parts = qkv.chunk(3, -1);
+             const Tensor out = grouped_attention(parts[0], parts[1], parts[2], groups).out_LND;
+             return proj_(out.view({frames, x.size(3), x.size(4), -1}).permute({0, 3, 1, 2}));
+           });
   }
 
  private:
@@ -170,8 +170,9 @@ class Downsample : public torch::nn::Module {
     }
   }
   Tensor forward(const Tensor& x, StreamState* state) {
-    const Tensor small = per_frame(
-        x, [&](const Tensor& frames) { return conv_(torch::constant_pad_nd(frames, {0, 1, 0, 1}, 0)); });
+    const Tensor small = per_frame(x, [&](const Tensor& frames) {
+      return conv_(torch::constant_pad_nd(frames, {0, 1, 0, 1}, 0));
+    });
     if (!time_conv_) {
       return small;
     }
@@ -193,8 +194,8 @@ class Downsample : public torch::nn::Module {
   std::shared_ptr<CausalConv> time_conv_;
 };
 
-// Doubles rows and columns and halves the channels; in time one frame becomes two (the very first stays one, and
-// the time convolution never sees it).
+// Doubles rows and columns and halves the channels; in time one frame becomes two (the very first stays one,
+// and the time convolution never sees it).
 class Upsample : public torch::nn::Module {
  public:
   Upsample(int64_t channels, Rescale mode) {
@@ -360,11 +361,12 @@ WanVaeImpl::WanVaeImpl(const VaeConfig& config)
     : config_(config),
       encoder_(register_module("encoder", std::make_shared<vae_detail::Encoder>(config))),
       decoder_(register_module("decoder", std::make_shared<vae_detail::Decoder>(config))),
-      quant_(register_module("conv1",
-                             std::make_shared<vae_detail::CausalConv>(2 * config.z_dim, 2 * config.z_dim, 1, 1))),
+      quant_(register_module(
+          "conv1", std::make_shared<vae_detail::CausalConv>(2 * config.z_dim, 2 * config.z_dim, 1, 1))),
       post_quant_(register_module(
           "conv2", std::make_shared<vae_detail::CausalConv>(config.z_dim, config.z_dim, 1, 1))) {
-  MOGA_CHECK(config.dim_mult.size() == 4, "the VAE has four levels, found {} in dim_mult", config.dim_mult.size());
+  MOGA_CHECK(config.dim_mult.size() == 4, "the VAE has four levels, found {} in dim_mult",
+             config.dim_mult.size());
 }
 
 static void check_video(const torch::Tensor& video) {
@@ -383,7 +385,9 @@ torch::Tensor WanVaeImpl::scale_vector(const std::vector<double>& values, double
   return torch::tensor(filled, torch::kFloat64).to(like.options()).view({1, -1, 1, 1, 1});
 }
 
-std::vector<torch::nn::Module*> WanVaeImpl::decoder_parts() { return {decoder_.get(), post_quant_.get()}; }
+std::vector<torch::nn::Module*> WanVaeImpl::decoder_parts() {
+  return {decoder_.get(), post_quant_.get()};
+}
 
 void WanVaeImpl::set_latent_scale(const std::vector<double>& mean, const std::vector<double>& std) {
   config_.latents_mean = mean;
@@ -405,7 +409,8 @@ torch::Tensor WanVaeImpl::encode(const torch::Tensor& video_BCTHW) {
 }
 
 torch::Tensor WanVaeImpl::decode_unscaled(const torch::Tensor& latent_BZFHW) {
-  return decoder_->forward(post_quant_->forward(latent_BZFHW.transpose(1, 2), nullptr), nullptr).transpose(1, 2);
+  return decoder_->forward(post_quant_->forward(latent_BZFHW.transpose(1, 2), nullptr), nullptr)
+      .transpose(1, 2);
 }
 
 torch::Tensor WanVaeImpl::decode(const torch::Tensor& latent_BZFHW) {
@@ -413,17 +418,20 @@ torch::Tensor WanVaeImpl::decode(const torch::Tensor& latent_BZFHW) {
                          scale_vector(config_.latents_mean, 0, latent_BZFHW));
 }
 
-VaeDecodeStream::VaeDecodeStream(WanVae vae) : vae_(std::move(vae)), state_(std::make_unique<StreamState>()) {}
+VaeDecodeStream::VaeDecodeStream(WanVae vae)
+    : vae_(std::move(vae)), state_(std::make_unique<StreamState>()) {}
 VaeDecodeStream::~VaeDecodeStream() = default;
 
 torch::Tensor VaeDecodeStream::next(const torch::Tensor& latent_BZFHW) {
   const torch::Tensor scaled = latent_BZFHW * vae_->scale_vector(vae_->config_.latents_std, 1, latent_BZFHW) +
                                vae_->scale_vector(vae_->config_.latents_mean, 0, latent_BZFHW);
-  return vae_->decoder_->forward(vae_->post_quant_->forward(scaled.transpose(1, 2), state_.get()), state_.get())
+  return vae_->decoder_
+      ->forward(vae_->post_quant_->forward(scaled.transpose(1, 2), state_.get()), state_.get())
       .transpose(1, 2);
 }
 
-VaeEncodeStream::VaeEncodeStream(WanVae vae) : vae_(std::move(vae)), state_(std::make_unique<StreamState>()) {}
+VaeEncodeStream::VaeEncodeStream(WanVae vae)
+    : vae_(std::move(vae)), state_(std::make_unique<StreamState>()) {}
 VaeEncodeStream::~VaeEncodeStream() = default;
 
 torch::Tensor VaeEncodeStream::next(const torch::Tensor& video_BCTHW) {

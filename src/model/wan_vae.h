@@ -24,8 +24,8 @@ class WanVaeImpl : public torch::nn::Module {
  public:
   explicit WanVaeImpl(const VaeConfig& config);
 
-  // [B, 3, T, H, W] -> mean and log-variance [B, Z, F, H/8, W/8] each, without the latent scale. Frames beyond the
-  // last full 1 + 4n are dropped, as the reference does. H and W must be multiples of 8.
+  // [B, 3, T, H, W] -> mean and log-variance [B, Z, F, H/8, W/8] each, without the latent scale. Frames
+  // beyond the last full 1 + 4n are dropped, as the reference does. H and W must be multiples of 8.
   std::pair<torch::Tensor, torch::Tensor> encode_moments(const torch::Tensor& video_BCTHW);
   // The mean, normalised: (mean - latents_mean) / latents_std. What the diffusion transformer works on.
   torch::Tensor encode(const torch::Tensor& video_BCTHW);
@@ -42,7 +42,8 @@ class WanVaeImpl : public torch::nn::Module {
  private:
   friend class VaeDecodeStream;
   friend class VaeEncodeStream;
-  torch::Tensor scale_vector(const std::vector<double>& values, double fallback, const torch::Tensor& like) const;
+  torch::Tensor scale_vector(const std::vector<double>& values, double fallback,
+                             const torch::Tensor& like) const;
 
   VaeConfig config_;
   std::shared_ptr<vae_detail::Encoder> encoder_;
@@ -52,13 +53,14 @@ class WanVaeImpl : public torch::nn::Module {
 };
 TORCH_MODULE(WanVae);
 
-// Decodes a film piece by piece with the same result as decode(): memory is bounded by one piece and the frames
-// that the causal layers remember.
+// Decodes a film piece by piece with the same result as decode(): memory is bounded by one piece and the
+// frames that the causal layers remember.
 class VaeDecodeStream {
  public:
   explicit VaeDecodeStream(WanVae vae);
   ~VaeDecodeStream();
-  // The next latent frames [B, Z, n, h, w], normalised -> their pixels [B, 3, 4n (first call: 4n - 3), 8h, 8w].
+  // The next latent frames [B, Z, n, h, w], normalised -> their pixels [B, 3, 4n (first call: 4n - 3), 8h,
+  // 8w].
   torch::Tensor next(const torch::Tensor& latent_BZFHW);
 
  private:

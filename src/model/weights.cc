@@ -21,7 +21,8 @@ void load_weights(torch::nn::Module& module, const TensorMap& weights, const std
     if (found == weights.end()) {
       problems.push_back("missing " + item.key());
     } else if (found->second.sizes() != item.value().sizes()) {
-      problems.push_back(fmt::format("{} is [{}], expected [{}]", item.key(), fmt::join(found->second.sizes(), ", "),
+      problems.push_back(fmt::format("{} is [{}], expected [{}]", item.key(),
+                                     fmt::join(found->second.sizes(), ", "),
                                      fmt::join(item.value().sizes(), ", ")));
     }
   }

@@ -15,12 +15,15 @@ namespace moga {
 namespace {
 
 // Largest multiple of `unit` not above `value`.
-int64_t floor_to(int64_t value, int64_t unit) { return value / unit * unit; }
+int64_t floor_to(int64_t value, int64_t unit) {
+  return value / unit * unit;
+}
 
 // Frames scaled to one size. Without a size, the middle of the picture in multiples of `unit`.
 class SizedReader {
  public:
-  SizedReader(const std::filesystem::path& clip, int64_t width, int64_t height, int64_t unit) : reader_(clip) {
+  SizedReader(const std::filesystem::path& clip, int64_t width, int64_t height, int64_t unit)
+      : reader_(clip) {
     const VideoInfo& info = reader_.info();
     MOGA_CHECK((width == 0) == (height == 0), "give both width and height, or neither");
     scale_ = width > 0;
@@ -95,11 +98,13 @@ ReconstructResult reconstruct_clip(const ReconstructRequest& request, torch::Dev
       break;
     }
     piece.push_back(*frame);
-    // The first frame alone, then four at a time: one latent frame each. A rest below four has no latent frame.
+    // The first frame alone, then four at a time: one latent frame each. A rest below four has no latent
+    // frame.
     if (result.frames > 0 && piece.size() < 4) {
       continue;
     }
-    const torch::Tensor pixels = decoder.next(encoder.next(stack_frames(piece).to(device)))[0].to(torch::kCPU);
+    const torch::Tensor pixels =
+        decoder.next(encoder.next(stack_frames(piece).to(device)))[0].to(torch::kCPU);
     for (size_t i = 0; i < piece.size(); ++i) {
       const cv::Mat decoded = tensor_to_image(pixels.select(1, static_cast<int64_t>(i)));
       squared += std::pow(cv::norm(piece[i], decoded, cv::NORM_L2), 2);
@@ -125,11 +130,12 @@ ClipGroupsResult draw_clip_groups(const ClipGroupsRequest& request, torch::Devic
   const torch::NoGradGuard guard;
   const ModelFolder model(request.model);
   const ModelConfig& config = model.config();
-  MOGA_CHECK(config.dit.attention.kind == AttentionKind::kMoga || config.dit.attention.kind == AttentionKind::kDynamic,
+  MOGA_CHECK(config.dit.attention.kind == AttentionKind::kMoga ||
+                 config.dit.attention.kind == AttentionKind::kDynamic,
              "the model {} has no routers (attention '{}')", request.model.string(),
              enum_name(config.dit.attention.kind));
-  MOGA_CHECK(request.noise_level >= 0 && request.noise_level <= 1, "the noise level must be from 0 to 1, found {}",
-             request.noise_level);
+  MOGA_CHECK(request.noise_level >= 0 && request.noise_level <= 1,
+             "the noise level must be from 0 to 1, found {}", request.noise_level);
   const int64_t layer = request.layer.value_or(config.dit.layers / 2);
   MOGA_CHECK(layer >= 0 && layer < config.dit.layers, "the layer must be from 0 to {}, found {}",
              config.dit.layers - 1, layer);
@@ -158,8 +164,8 @@ ClipGroupsResult draw_clip_groups(const ClipGroupsRequest& request, torch::Devic
   WanDit dit = model.load_dit(device);
   const DitPlan plan = plan_dit({layout}, GlobalText::kNone, dit->config(), device);
   DitTrace trace;
-  dit->forward((1 - s) * clean + s * noise, torch::full({1}, 1000 * s, torch::kFloat64).to(device), caption, plan,
-               &trace);
+  dit->forward((1 - s) * clean + s * noise, torch::full({1}, 1000 * s, torch::kFloat64).to(device), caption,
+               plan, &trace);
   const Routing& routing = trace.routing.at(static_cast<size_t>(layer));
   const torch::Tensor map =
       routing.group_ids_L.view({layout.frames, layout.rows, layout.cols}).to(torch::kCPU).contiguous();

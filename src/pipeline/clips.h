@@ -13,9 +13,9 @@ struct ReconstructRequest {
   std::filesystem::path clip;
   std::filesystem::path model;
   std::filesystem::path output;  // the decoded clip; empty for none
-  int64_t width = 0;             // the clip is scaled to this size (multiples of 8); 0: its own, cropped to fit
+  int64_t width = 0;  // the clip is scaled to this size (multiples of 8); 0: its own, cropped to fit
   int64_t height = 0;
-  int64_t max_frames = 0;        // 0: all
+  int64_t max_frames = 0;  // 0: all
 };
 
 struct ReconstructResult {

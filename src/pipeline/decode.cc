@@ -54,7 +54,9 @@ class SheetMaker {
       }
     }
   }
-  void write(const fs::path& path, const std::string& title) const { write_png(path, contact_sheet(title, rows_)); }
+  void write(const fs::path& path, const std::string& title) const {
+    write_png(path, contact_sheet(title, rows_));
+  }
 
  private:
   const FilmScript& script_;
@@ -71,8 +73,9 @@ std::vector<int64_t> frame_groups_of(const torch::Tensor& map_FYX, int64_t laten
 DecodedFilm decode_film(const FilmLatents& latents, const DecodeRequest& request, torch::Device device) {
   const torch::NoGradGuard guard;
   const FilmSettings& settings = latents.settings;
-  MOGA_CHECK(latents.steps_done == settings.steps, "these latents stopped after step {} of {}; finish them with --resume",
-             latents.steps_done, settings.steps);
+  MOGA_CHECK(latents.steps_done == settings.steps,
+             "these latents stopped after step {} of {}; finish them with --resume", latents.steps_done,
+             settings.steps);
   const ModelFolder model(request.model);
   MOGA_CHECK(model.fingerprint() == settings.model_fingerprint,
              "{} is not the model that made these latents ({} with fingerprint {})", request.model.string(),
@@ -103,7 +106,8 @@ DecodedFilm decode_film(const FilmLatents& latents, const DecodeRequest& request
                "these latents carry no groups; generate with --groups and attention 'moga' or 'dynamic'");
     const int64_t layers = latents.groups_NFYX.size(0);
     layer = request.group_layer.value_or(layers / 2);
-    MOGA_CHECK(layer >= 0 && layer < layers, "the group layer must be from 0 to {}, found {}", layers - 1, layer);
+    MOGA_CHECK(layer >= 0 && layer < layers, "the group layer must be from 0 to {}, found {}", layers - 1,
+               layer);
     map = latents.groups_NFYX[layer];
     result.groups_film = groups_path(result.film);
     result.groups_sheet = fs::path(result.groups_film).replace_extension(".png");

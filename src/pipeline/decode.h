@@ -13,8 +13,8 @@ namespace moga {
 
 struct DecodeRequest {
   std::filesystem::path model;
-  std::filesystem::path output;  // film.mp4; the contact sheet is film.png beside it
-  bool groups = false;           // also the group pictures, if the latents carry groups
+  std::filesystem::path output;        // film.mp4; the contact sheet is film.png beside it
+  bool groups = false;                 // also the group pictures, if the latents carry groups
   std::optional<int64_t> group_layer;  // absent: the middle layer
 };
 
@@ -29,13 +29,15 @@ struct DecodedFilm {
 // "film.mp4" -> "groups.mp4", "film_2.mp4" -> "groups_2.mp4", "dog.mp4" -> "dog.groups.mp4".
 std::filesystem::path groups_path(const std::filesystem::path& output);
 
-// Writes the film (H.264, its script, seed, model and settings in the comment tag), a contact sheet, and on request the
-// frames coloured by group. Throws Error if the latents are unfinished, the model is another one, or nothing can be
-// written; nothing half-written stays.
+// Writes the film (H.264, its script, seed, model and settings in the comment tag), a contact sheet, and on
+// request the frames coloured by group. Throws Error if the latents are unfinished, the model is another one,
+// or nothing can be written; nothing half-written stays.
 DecodedFilm decode_film(const FilmLatents& latents, const DecodeRequest& request, torch::Device device);
 
 // Latent frame that pixel frame `frame` belongs to.
-constexpr int64_t latent_of_frame(int64_t frame) { return frame == 0 ? 0 : (frame - 1) / 4 + 1; }
+constexpr int64_t latent_of_frame(int64_t frame) {
+  return frame == 0 ? 0 : (frame - 1) / 4 + 1;
+}
 
 // The JSON that goes into a film's comment tag.
 std::string film_comment(const FilmLatents& latents);

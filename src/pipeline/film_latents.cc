@@ -22,7 +22,8 @@ FilmLatents read_film_latents(const std::filesystem::path& path) {
   const auto& metadata = file.metadata();
   const auto value = [&](const std::string& key) {
     const auto found = metadata.find(key);
-    MOGA_CHECK(found != metadata.end(), "{} holds no film latents: no '{}' in its metadata", path.string(), key);
+    MOGA_CHECK(found != metadata.end(), "{} holds no film latents: no '{}' in its metadata", path.string(),
+               key);
     return found->second;
   };
   MOGA_CHECK(value("format") == "moga film latents 1", "{} is of format '{}', expected 'moga film latents 1'",

@@ -49,10 +49,10 @@ struct FilmSettings {
 struct FilmLatents {
   FilmSettings settings;
   FilmScript script;
-  int64_t steps_done = 0;        // settings.steps when finished
-  torch::Tensor latent_ZFHW;     // float32, normalised; the noisy sample while unfinished
-  torch::Tensor groups_NFYX;     // uint8 group of each token, one map a layer; undefined if not kept
-  int64_t group_step = 0;        // the denoising step that groups_NFYX is from
+  int64_t steps_done = 0;     // settings.steps when finished
+  torch::Tensor latent_ZFHW;  // float32, normalised; the noisy sample while unfinished
+  torch::Tensor groups_NFYX;  // uint8 group of each token, one map a layer; undefined if not kept
+  int64_t group_step = 0;     // the denoising step that groups_NFYX is from
 };
 
 // Written atomically as safetensors with JSON metadata.

@@ -12,7 +12,9 @@ namespace moga {
 
 namespace fs = std::filesystem;
 
-fs::path latents_path(const fs::path& output) { return fs::path(output).replace_extension(".latents.safetensors"); }
+fs::path latents_path(const fs::path& output) {
+  return fs::path(output).replace_extension(".latents.safetensors");
+}
 
 FilmSettings decide_settings(const GenerateRequest& request, const ModelFolder& model) {
   const ModelConfig& config = model.config();
@@ -30,11 +32,12 @@ FilmSettings decide_settings(const GenerateRequest& request, const ModelFolder& 
   settings.attention = enum_name(request.attention.value_or(config.dit.attention.kind));
   settings.model = config.name;
   settings.model_folder = model.path().string();
-  MOGA_CHECK(settings.solver == "euler", "the solver '{}' is not known; this version has euler", settings.solver);
+  MOGA_CHECK(settings.solver == "euler", "the solver '{}' is not known; this version has euler",
+             settings.solver);
   MOGA_CHECK(settings.width % 16 == 0 && settings.height % 16 == 0,
              "the film's size must be a multiple of 16, found {}x{}", settings.width, settings.height);
-  MOGA_CHECK(settings.guidance >= 0 && std::isfinite(settings.guidance), "guidance must not be negative, found {}",
-             settings.guidance);
+  MOGA_CHECK(settings.guidance >= 0 && std::isfinite(settings.guidance),
+             "guidance must not be negative, found {}", settings.guidance);
   flow_schedule(settings.steps, settings.shift);  // checks both
   model.check_complete();
   settings.model_fingerprint = model.fingerprint();
@@ -75,15 +78,16 @@ Prompts encode_prompts(const FilmScript& script, const ModelFolder& model, torch
 torch::Tensor group_maps(const DitTrace& trace, const FilmLayout& layout) {
   std::vector<torch::Tensor> maps;
   for (const Routing& routing : trace.routing) {
-    maps.push_back(routing.group_ids_L.view({layout.frames, layout.rows, layout.cols}).to(torch::kCPU, torch::kUInt8));
+    maps.push_back(
+        routing.group_ids_L.view({layout.frames, layout.rows, layout.cols}).to(torch::kCPU, torch::kUInt8));
   }
   return maps.empty() ? torch::Tensor() : torch::stack(maps);
 }
 
-// One picture a shot, from the current estimate of the clean latents: two latent frames each, the last pixel frame of
-// which is shown. Cheap beside a denoising step.
-void write_preview(const fs::path& folder, int64_t done, const torch::Tensor& clean_BZFHW, const FilmScript& script,
-                   WanVae& vae) {
+// One picture a shot, from the current estimate of the clean latents: two latent frames each, the last pixel
+// frame of which is shown. Cheap beside a denoising step.
+void write_preview(const fs::path& folder, int64_t done, const torch::Tensor& clean_BZFHW,
+                   const FilmScript& script, WanVae& vae) {
   ContactRow row;
   row.heading = fmt::format("after step {}", done);
   const auto starts = script.shot_starts();
@@ -127,13 +131,15 @@ FilmLatents sample_film(const GenerateRequest& request, torch::Device device) {
   const FlowSchedule schedule = flow_schedule(settings.steps, settings.shift);
   const auto generator = at::detail::createCPUGenerator(settings.seed);
   const int64_t channels = model.config().dit.in_channels;
-  torch::Tensor x = torch::randn({1, channels, layout.frames, layout.rows * 2, layout.cols * 2}, generator).to(device);
+  torch::Tensor x =
+      torch::randn({1, channels, layout.frames, layout.rows * 2, layout.cols * 2}, generator).to(device);
   if (request.resume && fs::exists(saved)) {
     FilmLatents earlier = read_film_latents(saved);
-    MOGA_CHECK(config_to_json(earlier.settings) == config_to_json(settings) &&
-                   script_to_yaml(earlier.script) == script_to_yaml(film.script),
-               "{} was made with another script, seed, model or settings; generate without --resume to start anew",
-               saved.string());
+    MOGA_CHECK(
+        config_to_json(earlier.settings) == config_to_json(settings) &&
+            script_to_yaml(earlier.script) == script_to_yaml(film.script),
+        "{} was made with another script, seed, model or settings; generate without --resume to start anew",
+        saved.string());
     film = std::move(earlier);
     x = film.latent_ZFHW.unsqueeze(0).to(device);
     spdlog::info("continuing after step {} of {}", film.steps_done, settings.steps);
@@ -148,8 +154,9 @@ FilmLatents sample_film(const GenerateRequest& request, torch::Device device) {
   if (!request.preview.empty()) {
     preview_vae = model.load_vae(device);
   }
-  const DitPlan plan = plan_dit({layout}, film.script.global.empty() ? GlobalText::kNone : GlobalText::kLastCaption,
-                                dit->config(), device);
+  const DitPlan plan =
+      plan_dit({layout}, film.script.global.empty() ? GlobalText::kNone : GlobalText::kLastCaption,
+               dit->config(), device);
   film.group_step = request.group_step.value_or(settings.steps * 3 / 4);
   MOGA_CHECK(film.group_step >= 0 && film.group_step < settings.steps,
              "the groups' step must be from 0 to {}, found {}", settings.steps - 1, film.group_step);
@@ -173,7 +180,8 @@ FilmLatents sample_film(const GenerateRequest& request, torch::Device device) {
     step = done;
     film.steps_done = done;
     film.latent_ZFHW = sample[0].to(torch::kCPU);
-    MOGA_CHECK(torch::isfinite(film.latent_ZFHW).all().item<bool>(), "the sample is not finite after step {}", done);
+    MOGA_CHECK(torch::isfinite(film.latent_ZFHW).all().item<bool>(), "the sample is not finite after step {}",
+               done);
     if (request.checkpoint_every > 0 && done % request.checkpoint_every == 0 && done < settings.steps) {
       write_film_latents(saved, film);
     }

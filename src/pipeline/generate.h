@@ -1,4 +1,5 @@
-// From a film script to a film: text encoder, diffusion transformer, solver and VAE meet here and nowhere else.
+// From a film script to a film: text encoder, diffusion transformer, solver and VAE meet here and nowhere
+// else.
 #pragma once
 
 #include <torch/torch.h>
@@ -27,23 +28,25 @@ struct GenerateRequest {
   std::optional<double> shift;
   std::optional<AttentionKind> attention;  // replaces the model's visual attention (for comparisons)
   bool groups = false;                     // keep the routers' groups for the group pictures
-  std::optional<int64_t> group_step;       // denoising step whose groups are kept, from 0; absent: three quarters in
-  std::filesystem::path preview;           // folder for preview pictures; empty for none
+  std::optional<int64_t>
+      group_step;                 // denoising step whose groups are kept, from 0; absent: three quarters in
+  std::filesystem::path preview;  // folder for preview pictures; empty for none
   int64_t preview_every = 5;
   int64_t checkpoint_every = 0;  // steps between saves of the unfinished latents; 0 for none
   bool resume = false;           // go on from latents that an interrupted run saved
 };
 
-// Where a run keeps its latents until the film is written: OUTPUT with ".latents.safetensors" in place of ".mp4".
+// Where a run keeps its latents until the film is written: OUTPUT with ".latents.safetensors" in place of
+// ".mp4".
 std::filesystem::path latents_path(const std::filesystem::path& output);
 
-// What a script will be generated with, everything decided. Throws Error if the script does not fit the model (size
-// not a multiple of 16, too small for the windows, ...) or the model folder is not complete.
+// What a script will be generated with, everything decided. Throws Error if the script does not fit the model
+// (size not a multiple of 16, too small for the windows, ...) or the model folder is not complete.
 FilmSettings decide_settings(const GenerateRequest& request, const ModelFolder& model);
 
 // Runs the whole denoising and returns the latents, which are saved at latents_path() before this returns.
-// Reproducible bit for bit on one machine and thread count: noise comes from a CPU generator seeded with the film's
-// seed. Throws Error before any work on anything that can be known then.
+// Reproducible bit for bit on one machine and thread count: noise comes from a CPU generator seeded with the
+// film's seed. Throws Error before any work on anything that can be known then.
 FilmLatents sample_film(const GenerateRequest& request, torch::Device device);
 
 }  // namespace moga

@@ -1,8 +1,8 @@
 // The part of sentencepiece that this project uses, behind a plain interface.
 //
-// Why not link it: Debian's libsentencepiece exports the symbols of an old protobuf that it carries inside, libtorch
-// loads a newer protobuf, and each would call into the other's. So libsentencepiece is loaded by a small module of
-// ours (sentencepiece_module.cc) with symbols that stay local to it.
+// Why not link it: Debian's libsentencepiece exports the symbols of an old protobuf that it carries inside,
+// libtorch loads a newer protobuf, and each would call into the other's. So libsentencepiece is loaded by a
+// small module of ours (sentencepiece_module.cc) with symbols that stay local to it.
 #pragma once
 
 #include <memory>

@@ -26,7 +26,9 @@ FlatParameters::FlatParameters(const std::vector<torch::nn::Module*>& modules, t
   }
 }
 
-void FlatParameters::zero_gradients() { values_.mutable_grad().zero_(); }
+void FlatParameters::zero_gradients() {
+  values_.mutable_grad().zero_();
+}
 
 torch::Tensor FlatParameters::clip_gradients(double max_norm) {
   torch::Tensor& gradient = values_.mutable_grad();

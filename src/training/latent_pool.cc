@@ -26,8 +26,8 @@ Loaded load_film(const FilmSource& source, int64_t index, int64_t frames) {
   try {
     loaded.film = source.film(index);
     if (loaded.film.video_TCHW.size(0) < frames) {
-      loaded.problem = fmt::format("{}: {} frames, {} are needed", loaded.film.name, loaded.film.video_TCHW.size(0),
-                                   frames);
+      loaded.problem = fmt::format("{}: {} frames, {} are needed", loaded.film.name,
+                                   loaded.film.video_TCHW.size(0), frames);
     }
   } catch (const Error& error) {
     loaded.problem = error.what();
@@ -62,8 +62,8 @@ LatentPool read_pool(const fs::path& file) {
 
 LatentPool make_latent_pool(const DataConfig& config, int64_t width, int64_t height, int64_t latent_frames,
                             WanVae vae, const std::string& vae_hash, const fs::path& cache_folder) {
-  const std::string key = fmt::format("{} {}x{} {} {}", config_to_json(config).dump(), width, height, latent_frames,
-                                      vae_hash);
+  const std::string key =
+      fmt::format("{} {}x{} {} {}", config_to_json(config).dump(), width, height, latent_frames, vae_hash);
   const fs::path file = cache_folder / ("latents_" + content_hash(key) + ".safetensors");
   if (fs::exists(file)) {
     return read_pool(file);

@@ -15,16 +15,17 @@
 namespace moga {
 
 struct LatentPool {
-  torch::Tensor latents_PZFHW;  // float16, normalised
-  std::vector<std::vector<int64_t>> shot_starts;  // a film, within F
+  torch::Tensor latents_PZFHW;                     // float16, normalised
+  std::vector<std::vector<int64_t>> shot_starts;   // a film, within F
   std::vector<std::vector<std::string>> captions;  // a film, one a shot
-  std::vector<std::string> skipped;  // films that could not be used, with the reason
+  std::vector<std::string> skipped;                // films that could not be used, with the reason
 };
 
-// Encodes the first `latent_frames` latent frames of every film of `config`; shorter or unreadable films are skipped
-// and listed (Error if none is left). The result is kept in `cache_folder` under a name made from the data settings
-// and `vae_hash`, and read from there the next time.
-LatentPool make_latent_pool(const DataConfig& config, int64_t width, int64_t height, int64_t latent_frames, WanVae vae,
-                            const std::string& vae_hash, const std::filesystem::path& cache_folder);
+// Encodes the first `latent_frames` latent frames of every film of `config`; shorter or unreadable films are
+// skipped and listed (Error if none is left). The result is kept in `cache_folder` under a name made from the
+// data settings and `vae_hash`, and read from there the next time.
+LatentPool make_latent_pool(const DataConfig& config, int64_t width, int64_t height, int64_t latent_frames,
+                            WanVae vae, const std::string& vae_hash,
+                            const std::filesystem::path& cache_folder);
 
 }  // namespace moga

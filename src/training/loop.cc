@@ -1,7 +1,7 @@
 #include "training/loop.h"
 
-#include <csignal>
 #include <cmath>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <random>
@@ -103,11 +103,15 @@ double learning_rate(const StageConfig& stage, int64_t step_in_stage) {
   if (step_in_stage < stage.warmup) {
     return stage.learning_rate * static_cast<double>(step_in_stage + 1) / static_cast<double>(stage.warmup);
   }
-  const double done = static_cast<double>(step_in_stage) / static_cast<double>(std::max<int64_t>(1, stage.steps));
-  return stage.learning_rate * (stage.final_rate + (1 - stage.final_rate) * 0.5 * (1 + std::cos(M_PI * done)));
+  const double done =
+      static_cast<double>(step_in_stage) / static_cast<double>(std::max<int64_t>(1, stage.steps));
+  return stage.learning_rate *
+         (stage.final_rate + (1 - stage.final_rate) * 0.5 * (1 + std::cos(M_PI * done)));
 }
 
-double scalar(const torch::Tensor& value) { return value.detach().to(torch::kCPU, torch::kFloat64).item<double>(); }
+double scalar(const torch::Tensor& value) {
+  return value.detach().to(torch::kCPU, torch::kFloat64).item<double>();
+}
 
 // Removes lines of steps that a killed run logged after its last checkpoint, so that none appears twice.
 void trim_metrics(const fs::path& file, int64_t step) {
@@ -152,7 +156,8 @@ TrainEnd run_training(const TrainConfig& config, FlatParameters& flat, const Ste
   MOGA_CHECK(!config.stages.empty(), "a training run needs at least one stage");
   int64_t total = 0;
   for (const StageConfig& stage : config.stages) {
-    MOGA_CHECK(stage.steps >= 0 && stage.batch >= 1, "stage '{}': steps and batch must be positive", stage.name);
+    MOGA_CHECK(stage.steps >= 0 && stage.batch >= 1, "stage '{}': steps and batch must be positive",
+               stage.name);
     total += stage.steps;
   }
   torch::optim::AdamWOptions options(config.stages[0].learning_rate);
@@ -193,20 +198,24 @@ TrainEnd run_training(const TrainConfig& config, FlatParameters& flat, const Ste
 
       const bool last = state.step + 1 == total;
       if (state.step % config.log_every == 0 || last) {
-        nlohmann::ordered_json line = {{"step", state.step},        {"stage", stage.name},
-                                       {"loss", scalar(result.loss)}, {"gradient_norm", scalar(norm)},
-                                       {"learning_rate", rate},
-                                       {"samples_per_second", static_cast<double>(films_seen) /
-                                                                  std::max(1e-9, progress.seconds_elapsed())}};
+        nlohmann::ordered_json line = {
+            {"step", state.step},
+            {"stage", stage.name},
+            {"loss", scalar(result.loss)},
+            {"gradient_norm", scalar(norm)},
+            {"learning_rate", rate},
+            {"samples_per_second",
+             static_cast<double>(films_seen) / std::max(1e-9, progress.seconds_elapsed())}};
         std::string note = fmt::format("{}: loss {:.4f}", stage.name, scalar(result.loss));
         for (const auto& [name, value] : result.metrics) {
           line[name] = scalar(value);
           note += fmt::format(", {} {:.3g}", name, scalar(value));
         }
-        MOGA_CHECK(std::isfinite(scalar(result.loss)), "the loss is not finite at step {}; lower the learning rate",
-                   state.step);
+        MOGA_CHECK(std::isfinite(scalar(result.loss)),
+                   "the loss is not finite at step {}; lower the learning rate", state.step);
         metrics << line.dump() << '\n' << std::flush;
-        progress.advance(1, note + fmt::format(", {:.3g} samples/s", line["samples_per_second"].get<double>()));
+        progress.advance(1,
+                         note + fmt::format(", {:.3g} samples/s", line["samples_per_second"].get<double>()));
       } else {
         progress.advance(1);
       }

@@ -1,4 +1,5 @@
-// The training loop that every kind of training shares: stages, optimiser, moving average, checkpoints, metrics.
+// The training loop that every kind of training shares: stages, optimiser, moving average, checkpoints,
+// metrics.
 #pragma once
 
 #include <torch/torch.h>
@@ -22,16 +23,17 @@ struct StepResult {
 struct StepContext {
   const StageConfig& stage;
   int64_t stage_index;
-  int64_t step;  // in the whole run; libtorch's generators are seeded from (seed, step) before the step
+  int64_t step;   // in the whole run; libtorch's generators are seeded from (seed, step) before the step
   uint64_t seed;  // of this step, for data order
 };
 using StepFunction = std::function<StepResult(const StepContext&)>;
 
 enum class TrainEnd { kFinished, kInterrupted };
 
-// Runs all stages from the newest checkpoint in config.work (or from the start). Every step's randomness depends on
-// (seed, step) alone, so a resumed run repeats what the killed one would have done. On return `flat` holds the moving
-// average if the run finished. SIGINT and SIGTERM save a checkpoint and return kInterrupted.
+// Runs all stages from the newest checkpoint in config.work (or from the start). Every step's randomness
+// depends on (seed, step) alone, so a resumed run repeats what the killed one would have done. On return
+// `flat` holds the moving average if the run finished. SIGINT and SIGTERM save a checkpoint and return
+// kInterrupted.
 TrainEnd run_training(const TrainConfig& config, FlatParameters& flat, const StepFunction& step);
 
 // Films of one step: `batch` indices below `films`, a fresh shuffle every pass, from (seed, step) alone.

@@ -1,4 +1,5 @@
-// The kinds of training. Each runs all its stages (resuming from config.work) and puts the result into config.model.
+// The kinds of training. Each runs all its stages (resuming from config.work) and puts the result into
+// config.model.
 #pragma once
 
 #include <torch/torch.h>
@@ -8,7 +9,8 @@
 
 namespace moga {
 
-// Reconstruction plus Kullback-Leibler term; then measures the latent scale over the films and saves it with the VAE.
+// Reconstruction plus Kullback-Leibler term; then measures the latent scale over the films and saves it with
+// the VAE.
 TrainEnd train_vae(const TrainConfig& config, torch::Device device);
 
 // Rectified flow on latents of the frozen VAE, plus the balancing loss summed over layers.

@@ -17,10 +17,11 @@ namespace moga {
 enum class TrainKind { kTokenizer, kVae, kDit, kJudge };
 template <>
 struct EnumNames<TrainKind> {
-  static constexpr std::array<std::pair<TrainKind, const char*>, 4> kNames = {{{TrainKind::kTokenizer, "tokenizer"},
-                                                                               {TrainKind::kVae, "vae"},
-                                                                               {TrainKind::kDit, "dit"},
-                                                                               {TrainKind::kJudge, "judge"}}};
+  static constexpr std::array<std::pair<TrainKind, const char*>, 4> kNames = {
+      {{TrainKind::kTokenizer, "tokenizer"},
+       {TrainKind::kVae, "vae"},
+       {TrainKind::kDit, "dit"},
+       {TrainKind::kJudge, "judge"}}};
 };
 
 struct StageConfig {
@@ -28,9 +29,9 @@ struct StageConfig {
   int64_t steps = 1000;
   int64_t batch = 16;
   double learning_rate = 3e-4;
-  int64_t warmup = 100;      // steps of linear warm-up at the stage's start
-  double final_rate = 1;     // the rate falls by a half cosine to this share of learning_rate at the stage's end
-  int64_t latent_frames = 8;  // the films' first latent frames are used (exact, as the VAE is causal)
+  int64_t warmup = 100;   // steps of linear warm-up at the stage's start
+  double final_rate = 1;  // the rate falls by a half cosine to this share of learning_rate at the stage's end
+  int64_t latent_frames = 8;       // the films' first latent frames are used (exact, as the VAE is causal)
   std::optional<DataConfig> data;  // absent: the run's
 
   template <class Self, class V>
@@ -40,7 +41,8 @@ struct StageConfig {
     v("batch", s.batch, "Films a step");
     v("learning_rate", s.learning_rate, "AdamW learning rate");
     v("warmup", s.warmup, "Steps of linear warm-up at the stage's start");
-    v("final_rate", s.final_rate, "Share of the learning rate left at the stage's end (half cosine); 1 is constant");
+    v("final_rate", s.final_rate,
+      "Share of the learning rate left at the stage's end (half cosine); 1 is constant");
     v("latent_frames", s.latent_frames, "Latent frames of a film that are used (the first ones)");
     v("data", s.data, "Films of this stage; absent: those of the run");
   }
@@ -72,6 +74,7 @@ struct TrainConfig {
   // vae
   int64_t crop = 0;  // square crop in pixels, a multiple of 8; 0 is the whole picture
   double kl_weight = 1e-5;
+  double l1_weight = 1;
   bool decoder_only = false;  // keep the encoder, and so the latents that a diffusion transformer knows
   // tokenizer
   int64_t vocab_size = 256;
@@ -83,7 +86,8 @@ struct TrainConfig {
     v("model", s.model, "Model folder: read for the frozen parts, gets the result");
     v("base", s.base, "Sizes of a new model folder: toy, wan-1.3b, wan-14b or a moga.json");
     v("work", s.work, "Folder for checkpoints, metrics and latent caches");
-    v("start_from", s.start_from, "Model folder whose weights to start from (fine-tuning); empty: fresh weights");
+    v("start_from", s.start_from,
+      "Model folder whose weights to start from (fine-tuning); empty: fresh weights");
     v("seed", s.seed, "Seed of weights, noise and data order");
     v("data", s.data, "Training films");
     v("stages", s.stages, "Stages, one after another (short films first)");
@@ -101,6 +105,8 @@ struct TrainConfig {
     v("balance_weight", s.balance_weight, "dit: weight alpha of the balancing loss, summed over layers");
     v("crop", s.crop, "vae: square crop in pixels, a multiple of 16; 0 is the whole picture");
     v("kl_weight", s.kl_weight, "vae: weight of the Kullback-Leibler term");
+    v("l1_weight", s.l1_weight,
+      "vae: weight of the absolute error beside the squared error; 0 for the best PSNR");
     v("decoder_only", s.decoder_only,
       "vae: train the decoder alone; the latents, and what was trained on them, stay valid");
     v("vocab_size", s.vocab_size, "tokenizer: most pieces");

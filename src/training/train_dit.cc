@@ -13,8 +13,8 @@ namespace {
 // A pool on the training device with its captions tokenised once.
 struct StageData {
   LatentPool pool;
-  torch::Tensor ids;   // [texts, rows] int64: all captions of all films; row 0 is the empty text
-  torch::Tensor mask;  // [texts, rows]
+  torch::Tensor ids;                // [texts, rows] int64: all captions of all films; row 0 is the empty text
+  torch::Tensor mask;               // [texts, rows]
   std::vector<int64_t> first_text;  // a film: index of its first caption in ids
 };
 
@@ -33,8 +33,8 @@ StageData prepare_stage(LatentPool pool, const Tokenizer& tokenizer, int64_t tex
   return data;
 }
 
-// Caption slots of a batch, [B * slots] indices into StageData::ids; films with fewer shots repeat the empty text, and
-// films that lose their captions (for classifier-free guidance) have nothing else.
+// Caption slots of a batch, [B * slots] indices into StageData::ids; films with fewer shots repeat the empty
+// text, and films that lose their captions (for classifier-free guidance) have nothing else.
 std::vector<int64_t> caption_rows(const StageData& data, const std::vector<int64_t>& films, int64_t slots,
                                   const torch::Tensor& dropped) {
   std::vector<int64_t> rows;
@@ -70,7 +70,8 @@ TrainEnd train_dit(const TrainConfig& config, torch::Device device) {
   const ModelConfig& sizes = folder.config();
   const Tokenizer tokenizer = folder.load_tokenizer();
   torch::manual_seed(static_cast<int64_t>(config.seed));
-  WanDit dit = config.start_from.empty() ? fresh_dit(sizes.dit) : ModelFolder(config.start_from).load_dit(device);
+  WanDit dit =
+      config.start_from.empty() ? fresh_dit(sizes.dit) : ModelFolder(config.start_from).load_dit(device);
   dit->train();
   UmT5 text = config.start_from.empty() && config.train_text
                   ? UmT5(sizes.text)
@@ -84,12 +85,14 @@ TrainEnd train_dit(const TrainConfig& config, torch::Device device) {
   std::vector<StageData> stages;
   {
     WanVae vae = folder.load_vae(device);
-    const std::string vae_hash = content_hash(config_to_json(sizes.vae).dump() + read_file(folder.part("vae.safetensors")));
+    const std::string vae_hash =
+        content_hash(config_to_json(sizes.vae).dump() + read_file(folder.part("vae.safetensors")));
     for (const StageConfig& stage : config.stages) {
       const DataConfig& data = stage.data.value_or(config.data);
-      stages.push_back(prepare_stage(make_latent_pool(data, sizes.width, sizes.height, stage.latent_frames, vae,
-                                                      vae_hash, std::filesystem::path(config.work) / "latents"),
-                                     tokenizer, sizes.dit.text_len, device));
+      stages.push_back(
+          prepare_stage(make_latent_pool(data, sizes.width, sizes.height, stage.latent_frames, vae, vae_hash,
+                                         std::filesystem::path(config.work) / "latents"),
+                        tokenizer, sizes.dit.text_len, device));
     }
   }
   FlatParameters flat(trained, device);
@@ -98,8 +101,8 @@ TrainEnd train_dit(const TrainConfig& config, torch::Device device) {
 
   const TrainEnd end = run_training(config, flat, [&](const StepContext& context) {
     const StageData& data = stages[static_cast<size_t>(context.stage_index)];
-    const auto films = batch_indices(config.seed, context.step, context.stage.batch,
-                                     data.pool.latents_PZFHW.size(0));
+    const auto films =
+        batch_indices(config.seed, context.step, context.stage.batch, data.pool.latents_PZFHW.size(0));
     const int64_t B = context.stage.batch;
     const torch::Tensor index = torch::tensor(films).to(device);
     const torch::Tensor clean = data.pool.latents_PZFHW.index_select(0, index).to(torch::kFloat32);
@@ -154,7 +157,8 @@ TrainEnd train_dit(const TrainConfig& config, torch::Device device) {
 TrainEnd train_toy_tokenizer(const TrainConfig& config) {
   const ModelFolder folder = ModelFolder::open_or_create(config.model, config.base);
   train_tokenizer(toy_caption_corpus(config.seed, config.corpus),
-                  std::min(config.vocab_size, folder.config().text.vocab_size), folder.part("tokenizer.model"));
+                  std::min(config.vocab_size, folder.config().text.vocab_size),
+                  folder.part("tokenizer.model"));
   return TrainEnd::kFinished;
 }
 

@@ -13,7 +13,8 @@ namespace moga {
 namespace {
 
 // Random crops of the films' first frames, [B, 3, T, crop, crop] in [-1, 1].
-torch::Tensor load_batch(const FilmSource& source, const StepContext& context, int64_t crop, torch::Device device) {
+torch::Tensor load_batch(const FilmSource& source, const StepContext& context, int64_t crop,
+                         torch::Device device) {
   const auto indices = batch_indices(context.seed, 0, context.stage.batch, source.size());
   const int64_t frames = 4 * context.stage.latent_frames - 3;
   std::vector<torch::Tensor> videos(indices.size());
@@ -21,12 +22,15 @@ torch::Tensor load_batch(const FilmSource& source, const StepContext& context, i
     for (int64_t i = from; i < to; ++i) {
       const auto at = static_cast<size_t>(i);
       torch::Tensor video = source.film(indices[at]).video_TCHW;
-      MOGA_CHECK(video.size(0) >= frames, "a training film has {} frames, the stage needs {}", video.size(0), frames);
+      MOGA_CHECK(video.size(0) >= frames, "a training film has {} frames, the stage needs {}", video.size(0),
+                 frames);
       video = video.slice(0, 0, frames);
       if (crop > 0) {
         // The position comes from the step's seed, so that a resumed run crops alike.
         const uint64_t draw = context.seed ^ (0x9E3779B97F4A7C15ULL * static_cast<uint64_t>(i + 1));
-        const auto room = [&](int64_t size) { return static_cast<uint64_t>(std::max<int64_t>(0, size - crop) + 1); };
+        const auto room = [&](int64_t size) {
+          return static_cast<uint64_t>(std::max<int64_t>(0, size - crop) + 1);
+        };
         const auto top = static_cast<int64_t>((draw >> 8U) % room(video.size(2)));
         const auto left = static_cast<int64_t>((draw >> 32U) % room(video.size(3)));
         video = video.slice(2, top, top + crop).slice(3, left, left + crop);
@@ -37,7 +41,8 @@ torch::Tensor load_batch(const FilmSource& source, const StepContext& context, i
   return bytes_to_unit(torch::stack(videos).to(device)).transpose(1, 2).contiguous();
 }
 
-// Mean and standard deviation of each latent channel over some films, by streams of the first and second moments.
+// Mean and standard deviation of each latent channel over some films, by streams of the first and second
+// moments.
 void measure_latent_scale(WanVae& vae, const FilmSource& source, torch::Device device) {
   const torch::NoGradGuard guard;
   const int64_t films = std::min<int64_t>(64, source.size());
@@ -48,8 +53,10 @@ void measure_latent_scale(WanVae& vae, const FilmSource& source, torch::Device d
   vae->set_latent_scale({}, {});
   for (int64_t i = 0; i < films; ++i) {
     const torch::Tensor video = source.film(i).video_TCHW.to(device);
-    const torch::Tensor z =
-        vae->encode(bytes_to_unit(video).transpose(0, 1).unsqueeze(0)).to(torch::kFloat64).transpose(0, 1).flatten(1);
+    const torch::Tensor z = vae->encode(bytes_to_unit(video).transpose(0, 1).unsqueeze(0))
+                                .to(torch::kFloat64)
+                                .transpose(0, 1)
+                                .flatten(1);
     sum = sum.defined() ? sum + z.sum(1) : z.sum(1);
     squares = squares.defined() ? squares + z.square().sum(1) : z.square().sum(1);
     count += z.size(1);
@@ -66,11 +73,13 @@ void measure_latent_scale(WanVae& vae, const FilmSource& source, torch::Device d
 }  // namespace
 
 TrainEnd train_vae(const TrainConfig& config, torch::Device device) {
-  MOGA_CHECK(config.crop % 16 == 0 && config.crop >= 0, "crop must be a multiple of 16, found {}", config.crop);
+  MOGA_CHECK(config.crop % 16 == 0 && config.crop >= 0, "crop must be a multiple of 16, found {}",
+             config.crop);
   ModelFolder folder = ModelFolder::open_or_create(config.model, config.base);
   const ModelConfig& sizes = folder.config();
   torch::manual_seed(static_cast<int64_t>(config.seed));
-  WanVae vae = config.start_from.empty() ? WanVae(sizes.vae) : ModelFolder(config.start_from).load_vae(device);
+  WanVae vae =
+      config.start_from.empty() ? WanVae(sizes.vae) : ModelFolder(config.start_from).load_vae(device);
   vae->train();
   std::vector<torch::nn::Module*> trained = {vae.get()};
   if (config.decoder_only) {
@@ -78,7 +87,8 @@ TrainEnd train_vae(const TrainConfig& config, torch::Device device) {
   }
   vae->to(device);
   FlatParameters flat(trained, device);
-  spdlog::info("VAE of {} parameters on {}", human_count(static_cast<double>(flat.values().numel())), device.str());
+  spdlog::info("VAE of {} parameters on {}", human_count(static_cast<double>(flat.values().numel())),
+               device.str());
   std::vector<std::unique_ptr<FilmSource>> sources;
   for (const StageConfig& stage : config.stages) {
     sources.push_back(open_films(stage.data.value_or(config.data), sizes.width, sizes.height));
@@ -96,7 +106,7 @@ TrainEnd train_vae(const TrainConfig& config, torch::Device device) {
     const torch::Tensor squared = difference.square().mean();
     const torch::Tensor kl = 0.5 * (mean.square() + bounded.exp() - 1 - bounded).mean();
     StepResult result;
-    result.loss = difference.abs().mean() + squared + config.kl_weight * kl;
+    result.loss = config.l1_weight * difference.abs().mean() + squared + config.kl_weight * kl;
     // Pixels span [-1, 1], so the peak is 2.
     result.metrics = {{"psnr_db", 10 * torch::log10(4 / squared.detach())}, {"kl", kl.detach()}};
     return result;

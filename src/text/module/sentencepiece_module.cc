@@ -7,7 +7,9 @@
 namespace moga {
 namespace {
 
-std::string error_text(const sentencepiece::util::Status& status) { return status.ok() ? "" : status.ToString(); }
+std::string error_text(const sentencepiece::util::Status& status) {
+  return status.ok() ? "" : status.ToString();
+}
 
 class Model : public PieceModel {
  public:
