@@ -5,13 +5,16 @@
 
 namespace moga {
 
-// COMMANDS-BEGIN
 void add_lint(CLI::App& app);
 void add_plan(CLI::App& app);
 void add_info(CLI::App& app);
 void add_toy_films(CLI::App& app);
 void add_doctor(CLI::App& app);
 void add_train(CLI::App& app);
-// COMMANDS-END
+void add_generate(CLI::App& app);
+void add_decode(CLI::App& app);
+void add_reconstruct(CLI::App& app);
+void add_groups(CLI::App& app);
+void add_eval(CLI::App& app);
 
 }  // namespace moga

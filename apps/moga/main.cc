@@ -22,14 +22,17 @@ int run(int argc, char** argv) {
   CLI::App app{"Mixture-of-Groups Attention: long multi-shot films from scripts"};
   app.require_subcommand(1);
   app.set_version_flag("--version", "moga " MOGA_VERSION);
-  // COMMANDS-BEGIN
   moga::add_lint(app);
   moga::add_plan(app);
   moga::add_info(app);
   moga::add_toy_films(app);
   moga::add_doctor(app);
   moga::add_train(app);
-  // COMMANDS-END
+  moga::add_generate(app);
+  moga::add_decode(app);
+  moga::add_reconstruct(app);
+  moga::add_groups(app);
+  moga::add_eval(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

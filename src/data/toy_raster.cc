@@ -23,7 +23,8 @@ int floor_int(float value) {
 }  // namespace
 
 void ToyCanvas::blend(int row, int column, float coverage, const ToyColour& colour) {
-  const auto weight = std::min(256, static_cast<int>(coverage * 256.0F + 0.5F));
+  const float rounded = coverage * 256.0F + 0.5F;  // coverage is never negative
+  const auto weight = std::min(256, static_cast<int>(rounded));
   uint8_t* pixel = picture_.ptr<uint8_t>(row) + column * picture_.channels();
   if (picture_.channels() == 1) {
     pixel[0] = static_cast<uint8_t>(pixel[0] + (((255 - pixel[0]) * weight + 128) >> 8));

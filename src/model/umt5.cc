@@ -40,7 +40,8 @@ class Attention : public torch::nn::Module {
     // T5's initialisation: scores are not divided by sqrt(D), so the query weights are small instead.
     torch::NoGradGuard guard;
     const double width = static_cast<double>(c.dim);
-    torch::nn::init::normal_(q_->weight, 0, 1 / std::sqrt(width * static_cast<double>(c.dim_attn / c.heads)));
+    const int64_t head_dim = c.dim_attn / c.heads;
+    torch::nn::init::normal_(q_->weight, 0, 1 / std::sqrt(width * static_cast<double>(head_dim)));
     torch::nn::init::normal_(k_->weight, 0, 1 / std::sqrt(width));
     torch::nn::init::normal_(v_->weight, 0, 1 / std::sqrt(width));
     torch::nn::init::normal_(o_->weight, 0, 1 / std::sqrt(static_cast<double>(c.dim_attn)));

@@ -170,7 +170,7 @@ class Downsample : public torch::nn::Module {
     }
   }
   Tensor forward(const Tensor& x, StreamState* state) {
-    const Tensor small = per_frame(x, [&](const Tensor& frames) {
+    Tensor small = per_frame(x, [&](const Tensor& frames) {
       return conv_(torch::constant_pad_nd(frames, {0, 1, 0, 1}, 0));
     });
     if (!time_conv_) {

@@ -155,7 +155,8 @@ double router_flops(const DitConfig& dit, double tokens) {
 
 double vae_decode_flops(const VaeConfig& vae, int64_t latent_frames, int64_t width, int64_t height) {
   ConvSum sum;
-  walk_decoder(vae, static_cast<double>(latent_frames), static_cast<double>(width / 8 * (height / 8)), sum);
+  const int64_t area = (width / 8) * (height / 8);
+  walk_decoder(vae, static_cast<double>(latent_frames), static_cast<double>(area), sum);
   return sum.flops;
 }
 

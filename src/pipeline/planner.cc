@@ -18,8 +18,9 @@ double square(double x) {
 
 // Sum of the squares of `length` split into `parts` nearly equal parts.
 double even_squares(int64_t length, int64_t parts) {
+  const int64_t whole = length / parts;
   const auto longer = static_cast<double>(length % parts);
-  const auto size = static_cast<double>(length / parts);
+  const auto size = static_cast<double>(whole);
   return longer * square(size + 1) + (static_cast<double>(parts) - longer) * square(size);
 }
 

@@ -32,7 +32,7 @@ void FlatParameters::zero_gradients() {
 
 torch::Tensor FlatParameters::clip_gradients(double max_norm) {
   torch::Tensor& gradient = values_.mutable_grad();
-  const torch::Tensor norm = gradient.norm();
+  torch::Tensor norm = gradient.norm();
   gradient.mul_((max_norm / (norm + 1e-12)).clamp_max(1));
   return norm;
 }
