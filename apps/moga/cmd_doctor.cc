@@ -19,7 +19,7 @@ struct DoctorOptions {
 
 void run_doctor(const DoctorOptions& options) {
   const MachineFacts facts = gather_machine_facts(options.seconds);
-  const std::vector<Finding> findings = judge_machine(facts);
+  const std::vector<MachineFinding> findings = judge_machine(facts);
   if (options.json) {
     fmt::print("{}\n", machine_report_json(facts, findings).dump(2));
   } else {
@@ -27,7 +27,7 @@ void run_doctor(const DoctorOptions& options) {
   }
   std::fflush(stdout);
   std::vector<std::string> broken;
-  for (const Finding& finding : findings) {
+  for (const MachineFinding& finding : findings) {
     if (finding.health == Health::kBroken) {
       broken.push_back(finding.name);
     }

@@ -39,8 +39,8 @@ const char* health_name(Health health) {
   return health == Health::kOk ? "ok" : health == Health::kWarning ? "warning" : "broken";
 }
 
-Finding judge_features(const MachineFacts& facts) {
-  Finding finding{"CPU features", or_none(facts.cpu_features), Health::kOk, ""};
+MachineFinding judge_features(const MachineFacts& facts) {
+  MachineFinding finding{"CPU features", or_none(facts.cpu_features), Health::kOk, ""};
   const bool x86 = contains(facts.cpu_features, "avx2") && contains(facts.cpu_features, "fma");
   if (!x86 && !contains(facts.cpu_features, "asimd")) {
     finding.health = Health::kWarning;
@@ -51,8 +51,8 @@ Finding judge_features(const MachineFacts& facts) {
   return finding;
 }
 
-Finding judge_threads(const MachineFacts& facts) {
-  Finding finding{"Threads",
+MachineFinding judge_threads(const MachineFacts& facts) {
+  MachineFinding finding{"Threads",
                   fmt::format("{} cores; OpenMP {}, libtorch {}, OpenCV {}", facts.cores,
                               facts.openmp_threads, facts.torch_threads, facts.opencv_threads),
                   Health::kOk, ""};
@@ -66,11 +66,11 @@ Finding judge_threads(const MachineFacts& facts) {
   return finding;
 }
 
-Finding judge_blas(const MachineFacts& facts) {
+MachineFinding judge_blas(const MachineFacts& facts) {
   const MachineFacts::Blas& blas = facts.blas;
   const std::string library = blas.library.empty() ? "inside libtorch" : blas.library;
   if (blas.is_openblas) {
-    Finding finding{"BLAS",
+    MachineFinding finding{"BLAS",
                     fmt::format("{} ({}; {}, {} threads)", library, blas.config,
                                 threading_name(blas.threading), blas.threads),
                     Health::kOk, ""};
@@ -84,7 +84,7 @@ Finding judge_blas(const MachineFacts& facts) {
     }
     return finding;
   }
-  Finding finding{"BLAS", library, Health::kOk, ""};
+  MachineFinding finding{"BLAS", library, Health::kOk, ""};
   const std::string name = blas.library.substr(blas.library.rfind('/') + 1);
   if (name.starts_with("libblas.so") && blas.library.find("atlas") == std::string::npos &&
       blas.library.find("blis") == std::string::npos && blas.library.find("mkl") == std::string::npos) {
@@ -95,8 +95,8 @@ Finding judge_blas(const MachineFacts& facts) {
   return finding;
 }
 
-Finding judge_rate(const MachineFacts& facts) {
-  Finding finding{"SGEMM", fmt::format("{:.1f} GFLOP/s", facts.sgemm_gflops), Health::kOk, ""};
+MachineFinding judge_rate(const MachineFacts& facts) {
+  MachineFinding finding{"SGEMM", fmt::format("{:.1f} GFLOP/s", facts.sgemm_gflops), Health::kOk, ""};
   if (facts.sgemm_gflops < kSlowGflopsPerThread * std::max(1, facts.torch_threads)) {
     finding.health = Health::kWarning;
     finding.remedy = fmt::format(
@@ -106,8 +106,8 @@ Finding judge_rate(const MachineFacts& facts) {
   return finding;
 }
 
-Finding judge_gpu(const MachineFacts& facts) {
-  Finding finding{"GPU", facts.gpus.empty() ? "none: everything runs on the CPU" : or_none(facts.gpus),
+MachineFinding judge_gpu(const MachineFacts& facts) {
+  MachineFinding finding{"GPU", facts.gpus.empty() ? "none: everything runs on the CPU" : or_none(facts.gpus),
                   Health::kOk, ""};
   if (facts.torch_sees_gpu && facts.gpus.empty()) {
     finding.value = "seen by libtorch";
@@ -120,8 +120,8 @@ Finding judge_gpu(const MachineFacts& facts) {
   return finding;
 }
 
-Finding judge_h264(const MachineFacts& facts) {
-  Finding finding{"H.264 encoders", or_none(facts.encoders.h264), Health::kOk, ""};
+MachineFinding judge_h264(const MachineFacts& facts) {
+  MachineFinding finding{"H.264 encoders", or_none(facts.encoders.h264), Health::kOk, ""};
   if (facts.encoders.h264.empty()) {
     finding.health = Health::kBroken;
     finding.remedy = "films cannot be written; install an FFmpeg with libx264 (Debian: libavcodec-extra)";
@@ -136,8 +136,8 @@ Finding judge_h264(const MachineFacts& facts) {
 
 }  // namespace
 
-std::vector<Finding> judge_machine(const MachineFacts& facts) {
-  std::vector<Finding> findings;
+std::vector<MachineFinding> judge_machine(const MachineFacts& facts) {
+  std::vector<MachineFinding> findings;
   findings.push_back({"CPU", facts.cpu_model.empty() ? "unknown model" : facts.cpu_model, Health::kOk, ""});
   findings.push_back(judge_features(facts));
   findings.push_back(judge_threads(facts));
@@ -155,10 +155,10 @@ std::vector<Finding> judge_machine(const MachineFacts& facts) {
   return findings;
 }
 
-nlohmann::ordered_json machine_report_json(const MachineFacts& facts, const std::vector<Finding>& findings) {
+nlohmann::ordered_json machine_report_json(const MachineFacts& facts, const std::vector<MachineFinding>& findings) {
   nlohmann::ordered_json report;
   report["healthy"] = std::none_of(findings.begin(), findings.end(),
-                                   [](const Finding& finding) { return finding.health != Health::kOk; });
+                                   [](const MachineFinding& finding) { return finding.health != Health::kOk; });
   report["cpu"] = {{"model", facts.cpu_model}, {"features", facts.cpu_features}, {"cores", facts.cores}};
   report["threads"] = {{"openmp", facts.openmp_threads},
                        {"torch", facts.torch_threads},
@@ -176,7 +176,7 @@ nlohmann::ordered_json machine_report_json(const MachineFacts& facts, const std:
                       {"hevc", facts.encoders.hevc},
                       {"av1", facts.encoders.av1}};
   report["findings"] = nlohmann::ordered_json::array();
-  for (const Finding& finding : findings) {
+  for (const MachineFinding& finding : findings) {
     report["findings"].push_back({{"name", finding.name},
                                   {"value", finding.value},
                                   {"health", health_name(finding.health)},
@@ -185,9 +185,9 @@ nlohmann::ordered_json machine_report_json(const MachineFacts& facts, const std:
   return report;
 }
 
-std::string machine_report_text(const std::vector<Finding>& findings) {
+std::string machine_report_text(const std::vector<MachineFinding>& findings) {
   std::string text;
-  for (const Finding& finding : findings) {
+  for (const MachineFinding& finding : findings) {
     text += fmt::format("{:<8} {:<15} {}\n", health_name(finding.health), finding.name, finding.value);
     if (!finding.remedy.empty()) {
       text += fmt::format("{:<24} -> {}\n", "", finding.remedy);

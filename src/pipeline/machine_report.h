@@ -41,7 +41,7 @@ struct MachineFacts {
 
 enum class Health { kOk, kWarning, kBroken };
 
-struct Finding {
+struct MachineFinding {
   std::string name;   // "BLAS"
   std::string value;  // "/usr/lib/.../libblas.so.3 (OpenBLAS 0.3.21, OpenMP, 2 threads)"
   Health health = Health::kOk;
@@ -59,13 +59,13 @@ bool is_openblas(const std::string& sgemm_library, const std::string& openblas_l
 // Measures SGEMM for `seconds` (0: leaves it out). Reads /proc; loads nothing that is not loaded.
 MachineFacts gather_machine_facts(double seconds = 0.3);
 
-std::vector<Finding> judge_machine(const MachineFacts& facts);
+std::vector<MachineFinding> judge_machine(const MachineFacts& facts);
 
 // {"healthy": bool, "findings": [{"name", "value", "health": "ok|warning|broken", "remedy"}], and the bare
 // numbers (cores, threads, sgemm_gflops, ...)}
-nlohmann::ordered_json machine_report_json(const MachineFacts& facts, const std::vector<Finding>& findings);
+nlohmann::ordered_json machine_report_json(const MachineFacts& facts, const std::vector<MachineFinding>& findings);
 
 // A line a finding, its remedy beneath it.
-std::string machine_report_text(const std::vector<Finding>& findings);
+std::string machine_report_text(const std::vector<MachineFinding>& findings);
 
 }  // namespace moga

@@ -30,8 +30,8 @@ MachineFacts healthy_facts() {
   return facts;
 }
 
-Finding find(const MachineFacts& facts, const std::string& name) {
-  for (const Finding& finding : judge_machine(facts)) {
+MachineFinding find(const MachineFacts& facts, const std::string& name) {
+  for (const MachineFinding& finding : judge_machine(facts)) {
     if (finding.name == name) {
       return finding;
     }
@@ -41,7 +41,7 @@ Finding find(const MachineFacts& facts, const std::string& name) {
 
 TEST(MachineReport, HealthyMachineHasNoRemedies) {
   const MachineFacts facts = healthy_facts();
-  for (const Finding& finding : judge_machine(facts)) {
+  for (const MachineFinding& finding : judge_machine(facts)) {
     EXPECT_EQ(finding.health, Health::kOk) << finding.name << ": " << finding.remedy;
     EXPECT_THAT(finding.remedy, IsEmpty());
     EXPECT_THAT(finding.value, Not(IsEmpty()));
@@ -52,7 +52,7 @@ TEST(MachineReport, HealthyMachineHasNoRemedies) {
 TEST(MachineReport, ReferenceBlasNamesThePackageAndTheAlternative) {
   MachineFacts facts = healthy_facts();
   facts.blas = {"/usr/lib/x86_64-linux-gnu/blas/libblas.so.3.11.0", false, "", 0, {}};
-  const Finding finding = find(facts, "BLAS");
+  const MachineFinding finding = find(facts, "BLAS");
   EXPECT_EQ(finding.health, Health::kWarning);
   EXPECT_THAT(finding.remedy, HasSubstr("libopenblas0-openmp"));
   EXPECT_THAT(finding.remedy, HasSubstr("update-alternatives --set libblas.so.3"));

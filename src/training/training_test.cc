@@ -1,0 +1,241 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <numeric>
+#include <thread>
+
+#include "base/atomic_file.h"
+#include "base/error.h"
+#include "io/safetensors.h"
+#include "training/latent_pool.h"
+#include "training/tiny_model.h"
+#include "training/train.h"
+
+namespace moga {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+
+class Training : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = (fs::temp_directory_path() / "moga_training_XXXXXX").string();
+    ASSERT_NE(mkdtemp(name.data()), nullptr);
+    path_ = name;
+  }
+  void TearDown() override { fs::remove_all(path_); }
+
+  TrainConfig config(TrainKind kind, const std::string& work) const {
+    TrainConfig config;
+    config.kind = kind;
+    config.model = (path_ / "model").string();
+    config.work = (path_ / work).string();
+    config.train_text = true;
+    config.log_every = 1;
+    config.data.films = 4;
+    config.data.toy.min_frames = 17;
+    config.data.toy.max_frames = 17;
+    config.data.toy.min_shots = 2;
+    config.data.toy.max_shots = 2;
+    config.data.toy.min_shot_frames = 4;
+    config.stages = {StageConfig{}};
+    config.stages[0].steps = 6;
+    config.stages[0].batch = 2;
+    config.stages[0].warmup = 2;
+    config.stages[0].latent_frames = 3;
+    return config;
+  }
+
+  static std::vector<double> losses(const TrainConfig& config) {
+    std::ifstream file(fs::path(config.work) / "metrics.jsonl");
+    std::vector<double> values;
+    for (std::string line; std::getline(file, line);) {
+      values.push_back(nlohmann::json::parse(line)["loss"]);
+    }
+    return values;
+  }
+
+  fs::path path_;
+};
+
+const torch::Device kCpu(torch::kCPU);
+
+std::string message_of(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST_F(Training, FlatParametersCollectGradients) {
+  torch::nn::Linear a(3, 2);
+  torch::nn::Linear b(2, 1);
+  const torch::Tensor weight = a->weight.detach().clone();
+  FlatParameters flat({a.get(), b.get()}, kCpu);
+  ASSERT_EQ(flat.values().numel(), 11);
+  EXPECT_TRUE(a->weight.equal(weight));
+  b(a(torch::ones({1, 3}))).sum().backward();
+  EXPECT_GT(flat.gradients().abs().sum().item<float>(), 0);
+  EXPECT_TRUE(a->weight.grad().flatten().equal(flat.gradients().slice(0, 0, 6)));
+  const double norm = flat.clip_gradients(0.5).item<double>();
+  EXPECT_GT(norm, 0.5);
+  EXPECT_NEAR(flat.gradients().norm().item<double>(), 0.5, 1e-5);
+  flat.zero_gradients();
+  EXPECT_EQ(b->weight.grad().abs().sum().item<float>(), 0);
+}
+
+TEST_F(Training, BatchesVisitEveryFilmOnceAPass) {
+  std::vector<int64_t> seen;
+  for (int64_t step = 0; step < 5; ++step) {
+    const auto batch = batch_indices(7, step, 4, 10);
+    seen.insert(seen.end(), batch.begin(), batch.end());
+  }
+  std::vector<int64_t> first(seen.begin(), seen.begin() + 10);
+  std::vector<int64_t> second(seen.begin() + 10, seen.end());
+  EXPECT_NE(first, second);
+  std::sort(first.begin(), first.end());
+  std::sort(second.begin(), second.end());
+  EXPECT_EQ(first, second);
+  EXPECT_EQ(first.back(), 9);
+}
+
+TEST_F(Training, VaeLossFallsAndLatentScaleIsMeasured) {
+  make_tiny_model(path_ / "model");
+  TrainConfig vae = config(TrainKind::kVae, "vae");
+  vae.crop = 32;
+  vae.stages[0].steps = 40;
+  vae.stages[0].learning_rate = 3e-3;
+  EXPECT_EQ(train_vae(vae, kCpu), TrainEnd::kFinished);
+  const auto curve = losses(vae);
+  ASSERT_EQ(curve.size(), 40U);
+  EXPECT_LT(std::accumulate(curve.end() - 5, curve.end(), 0.0),
+            0.9 * std::accumulate(curve.begin(), curve.begin() + 5, 0.0));
+  const ModelConfig saved = ModelFolder(vae.model).config();
+  ASSERT_EQ(saved.vae.latents_std.size(), 16U);
+  EXPECT_GT(saved.vae.latents_std[0], 0);
+}
+
+TEST_F(Training, DecoderOnlyKeepsTheLatents) {
+  const ModelFolder model = make_tiny_model(path_ / "model");
+  TrainConfig vae = config(TrainKind::kVae, "vae");
+  vae.start_from = vae.model;
+  vae.decoder_only = true;
+  vae.stages[0].steps = 2;
+  const torch::Tensor video = torch::rand({1, 3, 5, 32, 32}) * 2 - 1;
+  const torch::NoGradGuard guard;
+  WanVae before = model.load_vae(kCpu);
+  {
+    const torch::AutoGradMode gradient(true);
+    train_vae(vae, kCpu);
+  }
+  WanVae after = ModelFolder(vae.model).load_vae(kCpu);
+  EXPECT_TRUE(after->encode(video).allclose(before->encode(video), 1e-3, 1e-3));
+  EXPECT_FALSE(
+      after->decode(before->encode(video)).allclose(before->decode(before->encode(video)), 1e-6, 1e-6));
+}
+
+TEST_F(Training, DitLossFalls) {
+  make_tiny_model(path_ / "model");
+  TrainConfig dit = config(TrainKind::kDit, "dit");
+  dit.stages[0].steps = 25;
+  dit.stages[0].batch = 4;
+  dit.stages[0].learning_rate = 3e-3;
+  EXPECT_EQ(train_dit(dit, kCpu), TrainEnd::kFinished);
+  const auto curve = losses(dit);
+  EXPECT_LT(curve.back(), curve.front());
+}
+
+// A run that is stopped and continued ends with the same weights as one that never stopped.
+TEST_F(Training, ResumeIsExact) {
+  make_tiny_model(path_ / "model");
+  TrainConfig whole = config(TrainKind::kDit, "whole");
+  train_dit(whole, kCpu);
+  const TensorMap expected = SafetensorsFile(fs::path(whole.model) / "dit.safetensors").read_all();
+  const auto expected_losses = losses(whole);
+  make_tiny_model(path_ / "model");
+  TrainConfig parts = whole;
+  parts.work = (path_ / "parts").string();
+  // The signal arrives after some steps, as a terminal's Ctrl-C would. Should it come late, it is ignored.
+  std::signal(SIGTERM, SIG_IGN);
+  std::thread stopper([&] {
+    while (losses(parts).size() < 3) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    std::raise(SIGTERM);
+  });
+  TrainEnd end = train_dit(parts, kCpu);
+  stopper.join();
+  while (end == TrainEnd::kInterrupted) {
+    end = train_dit(parts, kCpu);
+  }
+  EXPECT_EQ(end, TrainEnd::kFinished);
+  const TensorMap found = SafetensorsFile(fs::path(parts.model) / "dit.safetensors").read_all();
+  for (const auto& [name, tensor] : expected) {
+    EXPECT_TRUE(found.at(name).equal(tensor)) << name;
+  }
+  EXPECT_EQ(losses(parts), expected_losses);
+}
+
+TEST_F(Training, OtherSettingsDoNotContinueACheckpoint) {
+  make_tiny_model(path_ / "model");
+  TrainConfig dit = config(TrainKind::kDit, "dit");
+  dit.stages[0].steps = 2;
+  train_dit(dit, kCpu);
+  dit.balance_weight = 0.5;
+  EXPECT_THAT(message_of([&] { train_dit(dit, kCpu); }), HasSubstr("other settings"));
+}
+
+TEST_F(Training, LatentPoolsAreCachedAndListWhatTheySkip) {
+  const ModelFolder model = make_tiny_model(path_ / "model");
+  DataConfig data = config(TrainKind::kDit, "x").data;
+  const auto pool = make_latent_pool(data, 64, 48, 3, model.load_vae(kCpu), "vae", path_ / "cache");
+  EXPECT_EQ(pool.latents_PZFHW.sizes(), (std::vector<int64_t>{4, 16, 3, 6, 8}));
+  EXPECT_EQ(pool.captions.size(), 4U);
+  const auto again = make_latent_pool(data, 64, 48, 3, model.load_vae(kCpu), "vae", path_ / "cache");
+  EXPECT_TRUE(again.latents_PZFHW.equal(pool.latents_PZFHW));
+  EXPECT_EQ(again.captions, pool.captions);
+  EXPECT_THAT(
+      message_of([&] { make_latent_pool(data, 64, 48, 9, model.load_vae(kCpu), "vae", path_ / "cache"); }),
+      HasSubstr("17 frames, 33 are needed"));
+}
+
+TEST_F(Training, RealClipsWithCaptions) {
+  const char* given = std::getenv("MOGA_CLIPS");
+  const fs::path clips = given != nullptr ? given : MOGA_SOURCE_DIR "/../shared/clips";
+  if (!fs::exists(clips / "clip_a.mp4")) {
+    GTEST_SKIP() << "no clips in " << clips;
+  }
+  make_tiny_model(path_ / "model");
+  fs::create_directories(path_ / "clips");
+  for (const char* name : {"clip_a", "clip_b"}) {
+    fs::create_symlink(fs::absolute(clips / (std::string(name) + ".mp4")),
+                       path_ / "clips" / (std::string(name) + ".mp4"));
+    write_file_atomic(path_ / "clips" / (std::string(name) + ".txt"), "A person.\n");
+  }
+  fs::create_symlink(fs::absolute(clips / "clip_c.mp4"),
+                     path_ / "clips" / "silent.mp4");  // no caption: skipped
+  TrainConfig dit = config(TrainKind::kDit, "dit");
+  dit.data.kind = DataKind::kFolder;
+  dit.data.folder = (path_ / "clips").string();
+  dit.data.max_frames = 61;
+  dit.stages[0].latent_frames = 16;
+  dit.stages[0].steps = 20;
+  dit.stages[0].learning_rate = 5e-3;
+  EXPECT_EQ(train_dit(dit, kCpu), TrainEnd::kFinished);
+  const auto curve = losses(dit);
+  EXPECT_LT(curve.back(), curve.front());
+}
+
+TEST_F(Training, CutsSnapToLatentFrames) {
+  EXPECT_EQ(cuts_to_shot_starts({53, 105}, 157), (std::vector<int64_t>{0, 14, 27}));
+  EXPECT_EQ(cuts_to_shot_starts({1, 2, 54}, 61), (std::vector<int64_t>{0, 1, 14}));
+}
+
+}  // namespace
+}  // namespace moga
