@@ -4,6 +4,7 @@
 #include <malloc.h>
 #include <omp.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -27,6 +28,13 @@ int thread_count() {
     return 1;
   }
   return std::max(1, CPU_COUNT(&set));
+}
+
+void shorten_spinning(char** argv) {
+  if (std::getenv("GOMP_SPINCOUNT") == nullptr && std::getenv("OMP_WAIT_POLICY") == nullptr) {
+    setenv("GOMP_SPINCOUNT", "1000", /*overwrite=*/1);
+    execv("/proc/self/exe", argv);  // returns only if it failed: then the threads spin
+  }
 }
 
 void init_threads() {
