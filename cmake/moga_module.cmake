@@ -37,9 +37,9 @@ function(moga_module name)
   endif()
 endfunction()
 
-# moga_test(NAME SOURCES ... DEPS ... [TORCH ON|OFF] [LABELS ...]): one GoogleTest program, each case a ctest entry.
+# moga_test(NAME SOURCES ... DEPS ... [TORCH ON|OFF]): one GoogleTest program, each case a ctest entry.
 function(moga_test name)
-  cmake_parse_arguments(T "" "TORCH" "SOURCES;DEPS;LABELS" ${ARGN})
+  cmake_parse_arguments(T "" "TORCH" "SOURCES;DEPS" ${ARGN})
   add_executable(${name} ${T_SOURCES})
   moga_flags(${name})
   if(T_TORCH)
@@ -50,5 +50,5 @@ function(moga_test name)
     MOGA_BINARY_DIR="${CMAKE_BINARY_DIR}")
   include(GoogleTest)
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST WORKING_DIRECTORY ${PROJECT_SOURCE_DIR}
-    PROPERTIES TIMEOUT 900 LABELS "${T_LABELS}" ENVIRONMENT GOMP_SPINCOUNT=1000)
+    PROPERTIES TIMEOUT 900 ENVIRONMENT GOMP_SPINCOUNT=1000)
 endfunction()

@@ -10,6 +10,7 @@
 
 #include "base/atomic_file.h"
 #include "script/film_script.h"
+#include "training/train_config.h"
 
 namespace moga {
 namespace {
@@ -34,7 +35,9 @@ std::vector<fs::path> files_in(const std::string& folder, const std::string& ext
 
 std::vector<Block> blocks(const std::string& language) {
   std::vector<Block> found;
-  for (const fs::path& file : files_in("docs", ".md")) {
+  std::vector<fs::path> files = files_in("docs", ".md");
+  files.push_back(fs::path(MOGA_SOURCE_DIR) / "README.md");
+  for (const fs::path& file : files) {
     std::istringstream lines(read_file(file));
     std::string line;
     bool inside = false;
@@ -88,6 +91,18 @@ TEST(Docs, CommandsRun) {
     }
   }
   EXPECT_GE(commands, 6);
+}
+
+TEST(Examples, TrainingConfigsAreSound) {
+  int configs = 0;
+  for (const char* folder : {"examples/training/toy", "examples/training/toy_cpu"}) {
+    for (const fs::path& file : files_in(folder, ".yaml")) {
+      const auto config = load_config<TrainConfig>(file);
+      EXPECT_FALSE(config.stages.empty()) << file;
+      ++configs;
+    }
+  }
+  EXPECT_GE(configs, 8);
 }
 
 TEST(Examples, AreSoundAndToySized) {
