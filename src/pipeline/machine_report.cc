@@ -53,9 +53,9 @@ MachineFinding judge_features(const MachineFacts& facts) {
 
 MachineFinding judge_threads(const MachineFacts& facts) {
   MachineFinding finding{"Threads",
-                  fmt::format("{} cores; OpenMP {}, libtorch {}, OpenCV {}", facts.cores,
-                              facts.openmp_threads, facts.torch_threads, facts.opencv_threads),
-                  Health::kOk, ""};
+                         fmt::format("{} cores; OpenMP {}, libtorch {}, OpenCV {}", facts.cores,
+                                     facts.openmp_threads, facts.torch_threads, facts.opencv_threads),
+                         Health::kOk, ""};
   if (facts.cores == 1) {
     finding.health = Health::kWarning;
     finding.remedy = "only one core may be used: give the machine or container more, or unset MOGA_THREADS";
@@ -71,9 +71,9 @@ MachineFinding judge_blas(const MachineFacts& facts) {
   const std::string library = blas.library.empty() ? "inside libtorch" : blas.library;
   if (blas.is_openblas) {
     MachineFinding finding{"BLAS",
-                    fmt::format("{} ({}; {}, {} threads)", library, blas.config,
-                                threading_name(blas.threading), blas.threads),
-                    Health::kOk, ""};
+                           fmt::format("{} ({}; {}, {} threads)", library, blas.config,
+                                       threading_name(blas.threading), blas.threads),
+                           Health::kOk, ""};
     if (blas.threading != MachineFacts::Threading::kOpenMP) {
       finding.health = Health::kWarning;
       finding.remedy = fmt::format(
@@ -108,7 +108,7 @@ MachineFinding judge_rate(const MachineFacts& facts) {
 
 MachineFinding judge_gpu(const MachineFacts& facts) {
   MachineFinding finding{"GPU", facts.gpus.empty() ? "none: everything runs on the CPU" : or_none(facts.gpus),
-                  Health::kOk, ""};
+                         Health::kOk, ""};
   if (facts.torch_sees_gpu && facts.gpus.empty()) {
     finding.value = "seen by libtorch";
   } else if (!facts.gpus.empty() && !facts.torch_sees_gpu) {
@@ -155,10 +155,12 @@ std::vector<MachineFinding> judge_machine(const MachineFacts& facts) {
   return findings;
 }
 
-nlohmann::ordered_json machine_report_json(const MachineFacts& facts, const std::vector<MachineFinding>& findings) {
+nlohmann::ordered_json machine_report_json(const MachineFacts& facts,
+                                           const std::vector<MachineFinding>& findings) {
   nlohmann::ordered_json report;
-  report["healthy"] = std::none_of(findings.begin(), findings.end(),
-                                   [](const MachineFinding& finding) { return finding.health != Health::kOk; });
+  report["healthy"] = std::none_of(findings.begin(), findings.end(), [](const MachineFinding& finding) {
+    return finding.health != Health::kOk;
+  });
   report["cpu"] = {{"model", facts.cpu_model}, {"features", facts.cpu_features}, {"cores", facts.cores}};
   report["threads"] = {{"openmp", facts.openmp_threads},
                        {"torch", facts.torch_threads},

@@ -63,7 +63,8 @@ std::vector<MachineFinding> judge_machine(const MachineFacts& facts);
 
 // {"healthy": bool, "findings": [{"name", "value", "health": "ok|warning|broken", "remedy"}], and the bare
 // numbers (cores, threads, sgemm_gflops, ...)}
-nlohmann::ordered_json machine_report_json(const MachineFacts& facts, const std::vector<MachineFinding>& findings);
+nlohmann::ordered_json machine_report_json(const MachineFacts& facts,
+                                           const std::vector<MachineFinding>& findings);
 
 // A line a finding, its remedy beneath it.
 std::string machine_report_text(const std::vector<MachineFinding>& findings);
