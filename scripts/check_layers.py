@@ -45,12 +45,12 @@ def read_graph(root):
 
 
 def closure(modules, names):
-    reached, todo = set(), list(names)
-    while todo:
-        name = todo.pop()
+    reached, queue = set(), list(names)
+    while queue:
+        name = queue.pop()
         if name in modules and name not in reached:
             reached.add(name)
-            todo += modules[name].lists["DEPS"]
+            queue += modules[name].lists["DEPS"]
     return reached
 
 

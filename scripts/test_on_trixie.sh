@@ -9,7 +9,7 @@
 #   --prepare     make the root and install its packages, but do not build
 #   --run-tests   run ctest there after the build
 #   --targets T   build only these targets (default: everything)
-#   MOGA_MIRROR   the Debian mirror (default http://deb.debian.org/debian)
+#   MOGA_MIRROR   the Debian mirror (default: debootstrap's own)
 set -euo pipefail
 
 repository=$(cd "$(dirname "$0")/.." && pwd)
@@ -43,7 +43,7 @@ if [[ ! -e $root/.bootstrapped ]]; then
       { apt-get update -q && apt-get install -y -q --no-install-recommends debootstrap; }
   fi
   echo "test_on_trixie: making a Debian 13 root in $root"
-  debootstrap --variant=minbase trixie "$root" "${MOGA_MIRROR:-http://deb.debian.org/debian}"
+  debootstrap --variant=minbase trixie "$root" ${MOGA_MIRROR:+"$MOGA_MIRROR"}
   touch "$root/.bootstrapped"
 fi
 mount -t proc proc "$root/proc"
