@@ -100,7 +100,8 @@ struct Slots {
 
 // Runs body(head_begin, heads, batch) for every batch: on a GPU all heads at once; on a CPU one head at a
 // time in parallel threads, whose products are single-threaded then. (libtorch 1.13's CPU bmm loops over the
-// matrices, each threaded by itself: measured 45 against 150 GFLOP/s for [6, 256 x 1200 x 32] on two cores.)
+// matrices, each threaded by itself: measured 15 against 134 GFLOP/s for p v of [6, 256 x 1200 x 32]
+// on two busy cores.)
 // kRun: batches that hold pieces of one segment go to one thread, since their key gradients add.
 enum class TaskUnit { kBatch, kRun };
 template <typename Body>

@@ -72,7 +72,7 @@ struct TrainConfig {
   BalanceForm balance_form = BalanceForm::kSwitch;
   double balance_weight = 0.1;
   // vae
-  int64_t crop = 0;  // square crop in pixels, a multiple of 8; 0 is the whole picture
+  int64_t crop = 0;  // square crop in pixels, a multiple of 16; 0 is the whole picture
   double kl_weight = 1e-5;
   double l1_weight = 1;
   bool decoder_only = false;  // keep the encoder, and so the latents that a diffusion transformer knows
