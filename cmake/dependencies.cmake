@@ -33,6 +33,16 @@ endif()
 
 # libtorch as one system-include target, so that its headers neither warn nor get linted.
 add_library(moga_torch INTERFACE)
+# Some builds of libtorch carry their own fmt among their headers, which would hide the one that spdlog was built for.
+list(GET TORCH_INCLUDE_DIRS 0 torch_include)
+if(EXISTS ${torch_include}/fmt)
+  foreach(library fmt spdlog)
+    find_path(${library}_include NAMES ${library}/${library}.h ${library}/format.h NO_CMAKE_PATH NO_CMAKE_ENVIRONMENT_PATH REQUIRED)
+    file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/first)
+    file(CREATE_LINK ${${library}_include}/${library} ${CMAKE_BINARY_DIR}/first/${library} SYMBOLIC)
+  endforeach()
+  target_include_directories(moga_torch SYSTEM INTERFACE ${CMAKE_BINARY_DIR}/first)
+endif()
 target_include_directories(moga_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
 # OpenMP is part of it: libtorch's parallel loops are header code that asks for _OPENMP, and the precompiled
 # header is rejected by a target that differs in it.
