@@ -150,10 +150,11 @@ void train_tokenizer(const std::vector<std::string>& captions, int64_t vocab_siz
              needed, kMaxVocab, needed - kSpecialPieces, vocab_size);
 
   std::string model;
-  // One thread: the EM statistics are summed in a fixed order, so equal captions give equal files. No byte
+  // Byte pairs: small caption sets get whole words (a unigram model's pruning left single letters, 55 pieces
+  // for a caption of 20 words). One thread, so that equal captions give equal files. No byte
   // fallback: its 256 pieces would be the whole of a small vocabulary; unknown characters become <unk>.
   const std::unordered_map<std::string, std::string> settings = {
-      {"model_type", "unigram"},
+      {"model_type", "bpe"},
       {"vocab_size", std::to_string(vocab_size)},
       {"hard_vocab_limit", "false"},
       {"character_coverage", "1.0"},

@@ -36,9 +36,9 @@ class Tokenizer {
   std::unique_ptr<Impl> impl_;
 };
 
-// Trains a unigram model (pad 0, eos 1, unk 2, no bos; deterministic) and writes it atomically. `vocab_size`
-// is an upper bound: small caption sets get fewer pieces. Throws Error if the captions hold no text or are
-// not UTF-8, or if their distinct characters alone need more pieces.
+// Trains a byte-pair model (pad 0, eos 1, unk 2, no bos; deterministic) and writes it atomically.
+// `vocab_size` is an upper bound: small caption sets get fewer pieces. Throws Error if the captions hold no
+// text or are not UTF-8, or if their distinct characters alone need more pieces.
 void train_tokenizer(const std::vector<std::string>& captions, int64_t vocab_size,
                      const std::filesystem::path& model_file);
 
