@@ -12,6 +12,7 @@
 #include <cmath>
 #include <limits>
 
+#include "attention/fused_attention.h"
 #include "attention/grouped_attention_op.h"
 #include "attention/segment_plan.h"
 #include "attention/torch_compat.h"
@@ -322,8 +323,17 @@ AttentionOutput grouped_attention(const Tensor& q_LND, const Tensor& k_KND, cons
                                   const Groups& groups, const Tensor& row_scale_L,
                                   std::optional<double> scale) {
   keep_grouped_attention_op();
+  if (q_LND.defined() && k_KND.defined() && v_KND.defined()) {
+    if (const auto type = compat::autocast_type(q_LND.device())) {
+      const compat::Autocast off(q_LND.device(), std::nullopt);
+      return grouped_attention(q_LND.to(*type), k_KND.to(*type), v_KND.to(*type), groups, row_scale_L, scale);
+    }
+  }
   check_inputs(q_LND, k_KND, v_KND, groups, row_scale_L);
   const double factor = scale.value_or(1.0 / std::sqrt(static_cast<double>(q_LND.size(2))));
+  if (can_fuse_attention(q_LND, k_KND, groups)) {
+    return fused_attention(q_LND, k_KND, v_KND, groups, row_scale_L, factor);
+  }
   // libtorch takes an absent tensor as an argument only inside an optional.
   const auto row_scale =
       row_scale_L.defined() ? compat::Optional<Tensor>(row_scale_L) : compat::Optional<Tensor>();

@@ -22,8 +22,8 @@ struct AttentionOutput {
 // q_LND [L, N, D]; k_KND, v_KND [K, N, D]: one floating dtype, one device, any strides.
 // row_scale_L [L], or undefined for ones: multiplies the output row of each token (carries p(g(x)|x)); it
 // gets a gradient. scale: factor of the scores, 1/sqrt(D) if absent. Memory is O(L): long segments go in
-// query chunks. Throws Error on shape, dtype or index mismatch before touching data. Source: paper,
-// algorithm 1.
+// query chunks. Under automatic mixed precision q, k and v are cast to its dtype. Throws Error on shape,
+// dtype or index mismatch before touching data. Source: paper, algorithm 1.
 AttentionOutput grouped_attention(const torch::Tensor& q_LND, const torch::Tensor& k_KND,
                                   const torch::Tensor& v_KND, const Groups& groups,
                                   const torch::Tensor& row_scale_L = {}, std::optional<double> scale = {});

@@ -30,10 +30,9 @@ Routing RouterImpl::forward(const torch::Tensor& x_LC) {
 }
 
 torch::Tensor group_occupancy(const Routing& routing) {
-  const int64_t group_count = routing.probs_LM.size(1);
   const int64_t tokens = std::max<int64_t>(routing.group_ids_L.numel(), 1);
-  const auto ones = torch::ones_like(routing.group_ids_L, torch::kFloat32);
-  return torch::zeros({group_count}, ones.options()).index_add_(0, routing.group_ids_L, ones).div_(tokens);
+  const auto group_M = torch::arange(routing.probs_LM.size(1), routing.group_ids_L.options());
+  return routing.group_ids_L.unsqueeze(1).eq(group_M).sum(0).to(torch::kFloat32).div_(tokens);
 }
 
 torch::Tensor balance_loss(const Routing& routing, BalanceForm form) {

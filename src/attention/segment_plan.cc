@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "attention/segment_batches.h"
+#include "attention/upload.h"
 
 namespace moga {
 namespace {
@@ -55,8 +56,8 @@ PlanSide plan_side(const std::vector<PieceRange>& pieces, int64_t length, torch:
 }
 
 SegmentPlan make_plan(const Groups& groups, int64_t heads, torch::Device device) {
-  const torch::Tensor q_offsets = groups.q_offsets.contiguous();
-  const torch::Tensor kv_offsets = groups.kv_offsets.contiguous();
+  const torch::Tensor q_offsets = groups.q_offsets.cpu().contiguous();
+  const torch::Tensor kv_offsets = groups.kv_offsets.cpu().contiguous();
   const BatchTarget target = device.is_cpu() ? BatchTarget::kCpu : BatchTarget::kCuda;
   const auto batches = segment_batches(q_offsets.data_ptr<int64_t>(), kv_offsets.data_ptr<int64_t>(),
                                        groups.segments(), batch_limits(target, heads));
@@ -80,6 +81,39 @@ SegmentPlan make_plan(const Groups& groups, int64_t heads, torch::Device device)
   return plan;
 }
 
+int64_t longest_segment(const torch::Tensor& offsets) {
+  const auto lengths = offsets.slice(0, 1).sub(offsets.slice(0, 0, -1));
+  return lengths.numel() == 0 ? 0 : lengths.max().item<int64_t>();
+}
+
+DeviceOffsets make_offsets(const Groups& groups, torch::Device device) {
+  const auto move = [&](const torch::Tensor& offsets) { return upload(offsets.to(torch::kInt32), device); };
+  const bool on_host = groups.q_offsets.is_cpu();
+  DeviceOffsets result;
+  result.q = move(groups.q_offsets);
+  result.kv = groups.kv_offsets.is_same(groups.q_offsets) ? result.q : move(groups.kv_offsets);
+  result.longest_q = on_host ? longest_segment(groups.q_offsets) : *groups.longest;
+  result.longest_kv = on_host ? longest_segment(groups.kv_offsets) : *groups.longest;
+  return result;
+}
+
+// Forgets what was worked out for other segments, another device or another number of heads (0: any).
+void fit_cache(SegmentPlanCache& cache, const Groups& groups, int64_t heads, torch::Device device) {
+  const bool same = cache.q_offsets.defined() && cache.device == device &&
+                    cache.q_offsets.is_same(groups.q_offsets) && cache.kv_offsets.is_same(groups.kv_offsets);
+  if (!same) {
+    cache.plan.reset();
+    cache.offsets.reset();
+    cache.q_offsets = groups.q_offsets;
+    cache.kv_offsets = groups.kv_offsets;
+    cache.device = device;
+  }
+  if (heads != 0 && cache.heads != heads) {
+    cache.plan.reset();
+    cache.heads = heads;
+  }
+}
+
 }  // namespace
 
 std::shared_ptr<const SegmentPlan> segment_plan(const Groups& groups, int64_t heads, torch::Device device) {
@@ -88,16 +122,24 @@ std::shared_ptr<const SegmentPlan> segment_plan(const Groups& groups, int64_t he
   }
   SegmentPlanCache& cache = *groups.plan_cache;
   const std::lock_guard<std::mutex> lock(cache.mutex);
-  const bool fits = cache.plan && cache.heads == heads && cache.device == device &&
-                    cache.q_offsets.is_same(groups.q_offsets) && cache.kv_offsets.is_same(groups.kv_offsets);
-  if (!fits) {
+  fit_cache(cache, groups, heads, device);
+  if (!cache.plan) {
     cache.plan = std::make_shared<const SegmentPlan>(make_plan(groups, heads, device));
-    cache.q_offsets = groups.q_offsets;
-    cache.kv_offsets = groups.kv_offsets;
-    cache.heads = heads;
-    cache.device = device;
   }
   return cache.plan;
+}
+
+DeviceOffsets device_offsets(const Groups& groups, torch::Device device) {
+  if (!groups.plan_cache) {
+    return make_offsets(groups, device);
+  }
+  SegmentPlanCache& cache = *groups.plan_cache;
+  const std::lock_guard<std::mutex> lock(cache.mutex);
+  fit_cache(cache, groups, /*heads=*/0, device);
+  if (!cache.offsets) {
+    cache.offsets = make_offsets(groups, device);
+  }
+  return *cache.offsets;
 }
 
 }  // namespace moga

@@ -37,9 +37,18 @@ struct SegmentPlan {
   std::vector<size_t> runs;
 };
 
+// The segments' offsets for kernels that run over all of them at once.
+struct DeviceOffsets {
+  torch::Tensor q;   // [S + 1] int32, on the device of the data
+  torch::Tensor kv;  // [S + 1] int32
+  int64_t longest_q = 0;
+  int64_t longest_kv = 0;
+};
+
 struct SegmentPlanCache {
   std::mutex mutex;
   std::shared_ptr<const SegmentPlan> plan;
+  std::optional<DeviceOffsets> offsets;
   // What the plan was made for.
   torch::Tensor q_offsets;
   torch::Tensor kv_offsets;
@@ -49,5 +58,6 @@ struct SegmentPlanCache {
 
 // From the cache of `groups` where it has one. `groups` must have been checked.
 std::shared_ptr<const SegmentPlan> segment_plan(const Groups& groups, int64_t heads, torch::Device device);
+DeviceOffsets device_offsets(const Groups& groups, torch::Device device);
 
 }  // namespace moga

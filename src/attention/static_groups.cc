@@ -169,6 +169,33 @@ GroupIndex concat_groups(const std::vector<GroupIndex>& parts, int64_t q_stride,
   return all;
 }
 
+void GroupSizes::cover(const GroupIndex& film) {
+  const auto keys = static_cast<int64_t>(film.kv_index.size());
+  least_keys = segments == 0 ? keys : std::min(least_keys, keys);
+  most_keys = std::max(most_keys, keys);
+  segments = std::max(segments, film.segments());
+  for (size_t s = 0; s + 1 < film.q_offsets.size(); ++s) {
+    longest = std::max(
+        {longest, film.q_offsets[s + 1] - film.q_offsets[s], film.kv_offsets[s + 1] - film.kv_offsets[s]});
+  }
+}
+
+void pad_groups(GroupIndex& batch, const GroupSizes& film, int64_t films) {
+  const int64_t keys = films * film.most_keys;
+  const int64_t surplus = films * (film.most_keys - film.least_keys);
+  const int64_t segments = films * film.segments + (surplus + film.longest - 1) / film.longest;
+  auto end = static_cast<int64_t>(batch.kv_index.size());
+  MOGA_CHECK(end <= keys && batch.segments() <= films * film.segments,
+             "pad_groups: {} keys in {} segments exceed the sizes of {} films of the set", end,
+             batch.segments(), films);
+  batch.kv_index.resize(static_cast<size_t>(keys), 0);
+  while (batch.segments() < segments) {
+    end = std::min(end + film.longest, keys);
+    batch.kv_offsets.push_back(end);
+    batch.q_offsets.push_back(batch.q_offsets.back());
+  }
+}
+
 GroupIndex repeat_groups(const GroupIndex& groups, int64_t batch, int64_t q_stride, int64_t kv_stride) {
   MOGA_CHECK(batch >= 0, "repeat_groups: expected a batch size, found {}", batch);
   return concat_groups(std::vector<GroupIndex>(static_cast<size_t>(batch), groups), q_stride, kv_stride);

@@ -76,6 +76,21 @@ GroupIndex shot_text_groups(const FilmLayout& layout,
 // Parts side by side: part b's queries shift by b * q_stride, its keys by b * kv_stride.
 GroupIndex concat_groups(const std::vector<GroupIndex>& parts, int64_t q_stride, int64_t kv_stride);
 
+// How large the groups of one film of a set can be, so that all batches of the set can be padded to one size.
+struct GroupSizes {
+  int64_t segments = 0;
+  int64_t most_keys = 0;
+  int64_t least_keys = 0;
+  int64_t longest = 0;  // queries or keys of a segment
+
+  void cover(const GroupIndex& film);
+  bool padded() const { return least_keys < most_keys; }
+};
+
+// Adds segments without queries, which hold key 0 as often as keys are missing, and empty ones, until a batch
+// of `films` films of the set has the size that all of them have.
+void pad_groups(GroupIndex& batch, const GroupSizes& film, int64_t films);
+
 // `batch` copies side by side: sample b's queries shift by b * q_stride, its keys by b * kv_stride.
 GroupIndex repeat_groups(const GroupIndex& groups, int64_t batch, int64_t q_stride, int64_t kv_stride);
 

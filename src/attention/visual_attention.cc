@@ -2,9 +2,49 @@
 
 #include <functional>
 
+#include "attention/torch_compat.h"
 #include "base/error.h"
 
 namespace moga {
+
+namespace {
+
+// The static groups that a kind of attention uses, and no others: a plan of full attention needs no window to
+// fit, and the other way round.
+struct StaticKind {
+  Groups StaticPlan::*groups;
+  GroupSizes StaticSizes::*sizes;
+  std::function<GroupIndex(const FilmLayout&)> make;
+};
+
+std::vector<StaticKind> static_kinds(const MogaConfig& config) {
+  switch (config.kind) {
+    case AttentionKind::kFull:
+      return {{&StaticPlan::full, &StaticSizes::full,
+               [](const FilmLayout& layout) { return full_groups(layout.tokens()); }}};
+    case AttentionKind::kMoga:
+    case AttentionKind::kStatic:
+      return {
+          {&StaticPlan::windows, &StaticSizes::windows,
+           [windows = config.windows](const FilmLayout& layout) { return window_groups(layout, windows); }},
+          {&StaticPlan::frames, &StaticSizes::frames, frame_groups}};
+    case AttentionKind::kDynamic:
+      return {};
+  }
+  fail("visual attention: unknown kind");
+}
+
+}  // namespace
+
+StaticSizes static_group_sizes(const std::vector<FilmLayout>& layouts, const MogaConfig& config) {
+  StaticSizes sizes;
+  for (const StaticKind& kind : static_kinds(config)) {
+    for (const FilmLayout& layout : layouts) {
+      (sizes.*kind.sizes).cover(kind.make(layout));
+    }
+  }
+  return sizes;
+}
 
 StaticPlan plan_static_groups(const FilmLayout& layout, const MogaConfig& config, int64_t batch,
                               torch::Device device) {
@@ -13,37 +53,25 @@ StaticPlan plan_static_groups(const FilmLayout& layout, const MogaConfig& config
 }
 
 StaticPlan plan_static_groups(const std::vector<FilmLayout>& layouts, const MogaConfig& config,
-                              torch::Device device) {
+                              torch::Device device, const StaticSizes* sizes) {
   MOGA_CHECK(!layouts.empty(), "static groups: no films");
-  const int64_t tokens = layouts.front().tokens();
-  const auto batched = [&](const std::function<GroupIndex(const FilmLayout&)>& make) {
-    std::vector<GroupIndex> parts;
-    for (const FilmLayout& layout : layouts) {
-      MOGA_CHECK(layout.frames == layouts.front().frames && layout.rows == layouts.front().rows &&
-                     layout.cols == layouts.front().cols,
-                 "static groups: the films of a batch must have one size");
-      parts.push_back(make(layout));
-    }
-    return to_groups(concat_groups(parts, tokens, tokens), device);
-  };
+  const FilmLayout& first = layouts.front();
+  for (const FilmLayout& layout : layouts) {
+    layout.check();
+    MOGA_CHECK(layout.frames == first.frames && layout.rows == first.rows && layout.cols == first.cols,
+               "static groups: the films of a batch must have one size");
+  }
   StaticPlan plan;
   plan.batch = static_cast<int64_t>(layouts.size());
-  // Only what this kind of attention uses: a plan of full attention needs no window to fit, and the other way
-  // round.
-  switch (config.kind) {
-    case AttentionKind::kFull:
-      plan.full = batched([](const FilmLayout& layout) { return full_groups(layout.tokens()); });
-      break;
-    case AttentionKind::kMoga:
-    case AttentionKind::kStatic:
-      plan.windows = batched([&](const FilmLayout& layout) { return window_groups(layout, config.windows); });
-      plan.frames = batched([](const FilmLayout& layout) { return frame_groups(layout); });
-      break;
-    case AttentionKind::kDynamic:
-      for (const FilmLayout& layout : layouts) {
-        layout.check();
-      }
-      break;
+  for (const StaticKind& kind : static_kinds(config)) {
+    std::vector<GroupIndex> parts;
+    for (const FilmLayout& layout : layouts) {
+      parts.push_back(kind.make(layout));
+    }
+    GroupIndex all = concat_groups(parts, first.tokens(), first.tokens());
+    plan.*kind.groups = sizes == nullptr
+                            ? to_groups(all, device)
+                            : to_padded_groups(std::move(all), sizes->*kind.sizes, plan.batch, device);
   }
   return plan;
 }
@@ -51,6 +79,10 @@ StaticPlan plan_static_groups(const std::vector<FilmLayout>& layouts, const Moga
 torch::Tensor visual_attention(const torch::Tensor& q_LND, const torch::Tensor& k_LND,
                                const torch::Tensor& v_LND, const StaticPlan& plan, const Routing& routing,
                                const MogaConfig& config) {
+  if (const auto type = compat::autocast_type(q_LND.device())) {  // once for all groups
+    const compat::Autocast off(q_LND.device(), std::nullopt);
+    return visual_attention(q_LND.to(*type), k_LND.to(*type), v_LND.to(*type), plan, routing, config);
+  }
   const auto attend = [&](const Groups& groups, const char* name, const torch::Tensor& row_scale_L = {}) {
     MOGA_CHECK(groups.q_index.defined(),
                "visual attention '{}': the plan holds no {} groups, so it was made for "

@@ -22,9 +22,17 @@ struct StaticPlan {
 StaticPlan plan_static_groups(const FilmLayout& layout, const MogaConfig& config, int64_t batch,
                               torch::Device device);
 
-// The same for a batch of films of one size whose shots differ.
+// The largest groups of any film of a set.
+struct StaticSizes {
+  GroupSizes windows;
+  GroupSizes frames;
+  GroupSizes full;
+};
+StaticSizes static_group_sizes(const std::vector<FilmLayout>& layouts, const MogaConfig& config);
+
+// The same for a batch of films of one size whose shots differ; with `sizes` padded (to_padded_groups).
 StaticPlan plan_static_groups(const std::vector<FilmLayout>& layouts, const MogaConfig& config,
-                              torch::Device device);
+                              torch::Device device, const StaticSizes* sizes = nullptr);
 
 // q, k, v: [L, N, D] with RoPE applied, L = batch * layout.tokens(). `routing` is used by kMoga and kDynamic
 // only.

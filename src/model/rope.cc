@@ -1,5 +1,6 @@
 #include "model/rope.h"
 
+#include "attention/upload.h"
 #include "base/error.h"
 
 namespace moga {
@@ -23,11 +24,16 @@ RopeTable rope_table(const FilmLayout& layout, int64_t head_dim, torch::ScalarTy
   const torch::Tensor row = axis_angles(Y, side).view({1, Y, 1, -1}).expand({F, Y, X, -1});
   const torch::Tensor col = axis_angles(X, side).view({1, 1, X, -1}).expand({F, Y, X, -1});
   const torch::Tensor angles_LP = torch::cat({time, row, col}, -1).reshape({F * Y * X, head_dim / 2});
-  return {angles_LP.cos().to(dtype).to(device), angles_LP.sin().to(dtype).to(device)};
+  return {upload(angles_LP.cos().to(dtype), device), upload(angles_LP.sin().to(dtype), device)};
 }
 
 torch::Tensor apply_rope(const torch::Tensor& x_BLND, const RopeTable& table) {
   const torch::Tensor pairs = x_BLND.unflatten(-1, {x_BLND.size(-1) / 2, 2});  // [B, L, N, P, 2]
+  if (x_BLND.is_cuda()) {  // one complex product instead of seven kernels
+    const torch::Tensor rotation_L1P = torch::complex(table.cos_LP, table.sin_LP).unsqueeze(1);
+    const torch::Tensor turned = torch::view_as_complex(pairs.to(table.cos_LP.scalar_type())) * rotation_L1P;
+    return torch::view_as_real(turned).flatten(-2).to(x_BLND.scalar_type());
+  }
   const torch::Tensor a = pairs.select(-1, 0);
   const torch::Tensor b = pairs.select(-1, 1);
   const torch::Tensor cos = table.cos_LP.unsqueeze(1);  // [L, 1, P]

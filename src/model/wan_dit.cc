@@ -1,5 +1,6 @@
 #include "model/wan_dit.h"
 
+#include "attention/torch_compat.h"
 #include "base/error.h"
 
 namespace moga {
@@ -7,6 +8,12 @@ namespace moga {
 namespace {
 
 constexpr int64_t kPatch = 2;  // rows and columns of a patch; one latent frame deep
+
+// norm(x) * (1 + scale) + shift; shift and scale are [B, 1, C].
+torch::Tensor modulated_norm(const torch::Tensor& x_BLC, const torch::Tensor& shift,
+                             const torch::Tensor& scale, double eps) {
+  return torch::addcmul(shift, plain_layer_norm(x_BLC, eps), 1 + scale);
+}
 
 // q, k, v, o projections with q and k normed over the full width, as both attentions of a block have them.
 class AttentionProjections : public torch::nn::Module {
@@ -89,10 +96,10 @@ class WanBlockImpl : public torch::nn::Module {
   torch::Tensor forward(torch::Tensor x_BLC, const torch::Tensor& time_B6C, const torch::Tensor& text_RC,
                         const DitPlan& plan, DitTrace* trace) {
     const auto m = (modulation_ + time_B6C).chunk(6, 1);  // six [B, 1, C]: shift, scale, gate, twice
-    x_BLC =
-        x_BLC + m[2] * self_attn_->forward(plain_layer_norm(x_BLC, eps_) * (1 + m[1]) + m[0], plan, trace);
+    x_BLC = torch::addcmul(x_BLC, m[2],
+                           self_attn_->forward(modulated_norm(x_BLC, m[0], m[1], eps_), plan, trace));
     x_BLC = x_BLC + cross_attn_->forward(norm3_(x_BLC), text_RC, plan);
-    return x_BLC + m[5] * ffn_(plain_layer_norm(x_BLC, eps_) * (1 + m[4]) + m[3]);
+    return torch::addcmul(x_BLC, m[5], ffn_(modulated_norm(x_BLC, m[3], m[4], eps_)));
   }
 
  private:
@@ -104,31 +111,66 @@ class WanBlockImpl : public torch::nn::Module {
   double eps_;
 };
 
-DitPlan plan_dit(const std::vector<FilmLayout>& layouts, GlobalText global, const DitConfig& config,
-                 torch::Device device, torch::ScalarType dtype) {
-  DitPlan plan;
-  plan.visual = plan_static_groups(layouts, config.attention, device);
-  plan.layout = layouts.front();
-  plan.batch = static_cast<int64_t>(layouts.size());
+// Text rows: `slots` captions of config.text_len rows a film, then the film-wide one if there is any.
+static GroupIndex text_groups(const FilmLayout& layout, int64_t slots, GlobalText global,
+                              const DitConfig& config) {
+  const int64_t rows = config.text_len;
+  std::vector<std::pair<int64_t, int64_t>> ranges;
+  for (int64_t shot = 0; shot < layout.shots(); ++shot) {
+    ranges.emplace_back(shot * rows, (shot + 1) * rows);
+  }
+  const bool film_wide = global == GlobalText::kLastCaption;
+  return shot_text_groups(layout, ranges, {slots * rows, (film_wide ? slots + 1 : slots) * rows});
+}
+
+static int64_t most_shots(const std::vector<FilmLayout>& layouts) {
   int64_t shots = 0;
   for (const FilmLayout& layout : layouts) {
     shots = std::max(shots, layout.shots());
   }
-  const bool film_wide = global == GlobalText::kLastCaption;
-  plan.captions = shots + (film_wide ? 1 : 0);
-  const int64_t rows = config.text_len;
+  return shots;
+}
+
+DitPlanSizes dit_plan_sizes(const std::vector<FilmLayout>& layouts, GlobalText global,
+                            const DitConfig& config) {
+  DitPlanSizes sizes;
+  sizes.visual = static_group_sizes(layouts, config.attention);
+  sizes.shots = most_shots(layouts);
+  for (const FilmLayout& layout : layouts) {
+    sizes.text.cover(text_groups(layout, sizes.shots, global, config));
+  }
+  return sizes;
+}
+
+DitPlan plan_dit(const std::vector<FilmLayout>& layouts, GlobalText global, const DitConfig& config,
+                 torch::Device device, torch::ScalarType dtype, const DitPlanSizes* sizes) {
+  DitPlan plan;
+  plan.visual =
+      plan_static_groups(layouts, config.attention, device, sizes == nullptr ? nullptr : &sizes->visual);
+  plan.layout = layouts.front();
+  plan.batch = static_cast<int64_t>(layouts.size());
+  const int64_t slots = sizes == nullptr ? most_shots(layouts) : sizes->shots;
+  plan.captions = slots + (global == GlobalText::kLastCaption ? 1 : 0);
   std::vector<GroupIndex> text;
   for (const FilmLayout& layout : layouts) {
-    std::vector<std::pair<int64_t, int64_t>> ranges;
-    for (int64_t shot = 0; shot < layout.shots(); ++shot) {
-      ranges.emplace_back(shot * rows, (shot + 1) * rows);
-    }
-    const std::pair<int64_t, int64_t> last{shots * rows, (film_wide ? shots + 1 : shots) * rows};
-    text.push_back(shot_text_groups(layout, ranges, last));
+    text.push_back(text_groups(layout, slots, global, config));
   }
-  plan.text = to_groups(concat_groups(text, plan.layout.tokens(), plan.captions * rows), device);
+  GroupIndex all = concat_groups(text, plan.layout.tokens(), plan.captions * config.text_len);
+  plan.text = sizes == nullptr ? to_groups(all, device)
+                               : to_padded_groups(std::move(all), sizes->text, plan.batch, device);
   plan.rope = rope_table(plan.layout, config.head_dim(), dtype, device);
   return plan;
+}
+
+std::vector<torch::Tensor*> plan_tensors(DitPlan& plan) {
+  std::vector<torch::Tensor*> tensors = {&plan.rope.cos_LP, &plan.rope.sin_LP};
+  for (Groups* groups : {&plan.visual.windows, &plan.visual.frames, &plan.visual.full, &plan.text}) {
+    if (groups->q_index.defined()) {
+      tensors.insert(tensors.end(),
+                     {&groups->q_index, &groups->q_offsets, &groups->kv_index, &groups->kv_offsets});
+    }
+  }
+  return tensors;
 }
 
 torch::Tensor sinusoidal_embedding(const torch::Tensor& timestep_B, int64_t width) {
@@ -185,9 +227,14 @@ torch::Tensor WanDitImpl::forward(const torch::Tensor& latent_BCFHW, const torch
              config_.text_dim, fmt::join(captions_BSRT.sizes(), " x "));
   const auto dtype = patch_embedding_->weight.scalar_type();
 
-  torch::Tensor x_BLC = patch_embedding_(latent_BCFHW.to(dtype)).flatten(2).transpose(1, 2);
-  const torch::Tensor time_BC = time_embedding_(sinusoidal_embedding(timestep_B, config_.freq_dim).to(dtype));
-  const torch::Tensor time_B6C = time_projection_(torch::silu(time_BC)).unflatten(1, {6, config_.dim});
+  torch::Tensor x_BLC = patch_embedding_(latent_BCFHW.to(dtype)).flatten(2).transpose(1, 2).to(dtype);
+  torch::Tensor time_BC;
+  torch::Tensor time_B6C;
+  {
+    const compat::Autocast off(latent_BCFHW.device(), std::nullopt);  // noise levels need all their digits
+    time_BC = time_embedding_(sinusoidal_embedding(timestep_B, config_.freq_dim).to(dtype));
+    time_B6C = time_projection_(torch::silu(time_BC)).unflatten(1, {6, config_.dim});
+  }
   const torch::Tensor padded =
       torch::constant_pad_nd(captions_BSRT.to(dtype), {0, 0, 0, config_.text_len - captions_BSRT.size(2)}, 0);
   const torch::Tensor text_RC = text_embedding_(padded).flatten(0, 2);
@@ -197,7 +244,7 @@ torch::Tensor WanDitImpl::forward(const torch::Tensor& latent_BCFHW, const torch
   }
 
   const auto m = (head_modulation_ + time_BC.unsqueeze(1)).chunk(2, 1);  // shift, scale
-  const torch::Tensor out = head_(plain_layer_norm(x_BLC, config_.eps) * (1 + m[1]) + m[0]);
+  const torch::Tensor out = head_(modulated_norm(x_BLC, m[0], m[1], config_.eps));
   // Each token's outputs are laid out as (row, column, channel), channel fastest.
   return out.view({B, layout.frames, layout.rows, layout.cols, kPatch, kPatch, config_.out_channels})
       .permute({0, 6, 1, 2, 4, 3, 5})  // [B, C, F, Y, p, X, p]

@@ -29,10 +29,24 @@ struct DitPlan {
 
 enum class GlobalText { kNone, kLastCaption };
 
+// The largest groups of any film of a set, and its most shots.
+struct DitPlanSizes {
+  StaticSizes visual;
+  GroupSizes text;
+  int64_t shots = 0;
+};
+DitPlanSizes dit_plan_sizes(const std::vector<FilmLayout>& layouts, GlobalText global,
+                            const DitConfig& config);
+
 // For a batch of films of one size, whose shots may differ: caption slots are as many as the film with the
-// most shots needs; a film-wide caption is always the last slot.
+// most shots needs; a film-wide caption is always the last slot. With `sizes`, of a set that holds the films,
+// plans of different batches differ in nothing but the values of their tensors.
 DitPlan plan_dit(const std::vector<FilmLayout>& layouts, GlobalText global, const DitConfig& config,
-                 torch::Device device, torch::ScalarType dtype = torch::kFloat32);
+                 torch::Device device, torch::ScalarType dtype = torch::kFloat32,
+                 const DitPlanSizes* sizes = nullptr);
+
+// All tensors of a plan.
+std::vector<torch::Tensor*> plan_tensors(DitPlan& plan);
 
 // What the routers did in one forward pass, one entry a block; empty if the attention has no routers.
 struct DitTrace {

