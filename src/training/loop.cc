@@ -6,11 +6,13 @@
 #include <fstream>
 #include <random>
 
+#include "attention/torch_compat.h"
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/progress.h"
 #include "io/safetensors.h"
+#include "training/step_replay.h"
 
 namespace moga {
 
@@ -130,6 +132,10 @@ void trim_metrics(const fs::path& file, int64_t step) {
 
 }  // namespace
 
+uint64_t step_seed(uint64_t run_seed, int64_t step) {
+  return mix(run_seed, static_cast<uint64_t>(step));
+}
+
 std::vector<int64_t> batch_indices(uint64_t seed, int64_t step, int64_t batch, int64_t films) {
   std::vector<int64_t> indices;
   std::vector<int64_t> order(static_cast<size_t>(films));
@@ -152,7 +158,7 @@ std::vector<int64_t> batch_indices(uint64_t seed, int64_t step, int64_t batch, i
   return indices;
 }
 
-TrainEnd run_training(const TrainConfig& config, FlatParameters& flat, const StepFunction& step_function) {
+TrainEnd run_training(const TrainConfig& config, FlatParameters& flat, const TrainingStep& step) {
   MOGA_CHECK(!config.stages.empty(), "a training run needs at least one stage");
   int64_t total = 0;
   for (const StageConfig& stage : config.stages) {
@@ -170,6 +176,7 @@ TrainEnd run_training(const TrainConfig& config, FlatParameters& flat, const Ste
   std::ofstream metrics(metrics_file, std::ios::app);
   MOGA_CHECK(metrics.good(), "cannot write {}", metrics_file.string());
 
+  StepReplay replay(flat.values().device(), config.cuda_graph);
   const StopOnSignal stop;
   Progress progress("train " + enum_name(config.kind), total, "step", state.step);
   int64_t stage_begin = 0;
@@ -183,21 +190,29 @@ TrainEnd run_training(const TrainConfig& config, FlatParameters& flat, const Ste
         spdlog::info("stopped at step {} of {}; run the same command to go on", state.step, total);
         return TrainEnd::kInterrupted;
       }
-      const uint64_t step_seed = mix(config.seed, static_cast<uint64_t>(state.step));
-      torch::manual_seed(static_cast<int64_t>(step_seed >> 1U));
+      const bool last = state.step + 1 == total;
+      const bool logged = state.step % config.log_every == 0 || last;
+      const uint64_t seed = step_seed(config.seed, state.step);
+      torch::manual_seed(static_cast<int64_t>(seed >> 1U));
       const double rate = learning_rate(stage, state.step - stage_begin);
       static_cast<torch::optim::AdamWOptions&>(state.optimizer.param_groups()[0].options()).lr(rate);
       flat.zero_gradients();
-      const StepResult result = step_function({stage, static_cast<int64_t>(s), state.step, step_seed});
-      result.loss.backward();
+      const StepContext context = {stage, static_cast<int64_t>(s), state.step, seed};
+      const StepResult result = replay.run(
+          context.stage_index, step.inputs(context), [&](const std::vector<torch::Tensor>& inputs) {
+            const compat::Autocast autocast(flat.values().device(),
+                                            config.precision == TrainPrecision::kBfloat16
+                                                ? std::optional(torch::kBFloat16)
+                                                : std::nullopt);
+            return step.loss(context, inputs);
+          });
       const torch::Tensor norm = flat.clip_gradients(config.clip_norm);
       state.optimizer.step();
       const double warm = (1.0 + static_cast<double>(state.step)) / (10.0 + static_cast<double>(state.step));
       state.average.lerp_(flat.values().detach(), 1 - std::min(config.ema, warm));
       films_seen += stage.batch;
 
-      const bool last = state.step + 1 == total;
-      if (state.step % config.log_every == 0 || last) {
+      if (logged) {
         nlohmann::ordered_json line = {
             {"step", state.step},
             {"stage", stage.name},

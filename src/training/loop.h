@@ -15,7 +15,7 @@
 namespace moga {
 
 struct StepResult {
-  torch::Tensor loss;  // scalar; backward() is called by the loop
+  torch::Tensor loss;  // scalar; the loop runs its backward pass
   // Scalars for metrics.jsonl and the progress line, on any device (read only when they are logged).
   std::vector<std::pair<std::string, torch::Tensor>> metrics;
 };
@@ -26,7 +26,13 @@ struct StepContext {
   int64_t step;   // in the whole run; libtorch's generators are seeded from (seed, step) before the step
   uint64_t seed;  // of this step, for data order
 };
-using StepFunction = std::function<StepResult(const StepContext&)>;
+// One step in two parts. `inputs` draws films and noise and puts them on the device. `loss` computes from
+// them, the weights and context.stage alone; in all steps of a stage the tensors have the same sizes, so that
+// a GPU can replay the second part from a CUDA graph.
+struct TrainingStep {
+  std::function<std::vector<torch::Tensor>(const StepContext&)> inputs;
+  std::function<StepResult(const StepContext&, const std::vector<torch::Tensor>&)> loss;
+};
 
 enum class TrainEnd { kFinished, kInterrupted };
 
@@ -34,7 +40,10 @@ enum class TrainEnd { kFinished, kInterrupted };
 // depends on (seed, step) alone, so a resumed run repeats what the killed one would have done. On return
 // `flat` holds the moving average if the run finished. SIGINT and SIGTERM save a checkpoint and return
 // kInterrupted.
-TrainEnd run_training(const TrainConfig& config, FlatParameters& flat, const StepFunction& step);
+TrainEnd run_training(const TrainConfig& config, FlatParameters& flat, const TrainingStep& step);
+
+// The seed of a step's randomness.
+uint64_t step_seed(uint64_t run_seed, int64_t step);
 
 // Films of one step: `batch` indices below `films`, a fresh shuffle every pass, from (seed, step) alone.
 std::vector<int64_t> batch_indices(uint64_t seed, int64_t step, int64_t batch, int64_t films);

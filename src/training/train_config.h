@@ -24,6 +24,13 @@ struct EnumNames<TrainKind> {
        {TrainKind::kJudge, "judge"}}};
 };
 
+enum class TrainPrecision { kFloat32, kBfloat16 };
+template <>
+struct EnumNames<TrainPrecision> {
+  static constexpr std::array<std::pair<TrainPrecision, const char*>, 2> kNames = {
+      {{TrainPrecision::kFloat32, "float32"}, {TrainPrecision::kBfloat16, "bfloat16"}}};
+};
+
 struct StageConfig {
   std::string name = "stage";
   int64_t steps = 1000;
@@ -61,6 +68,8 @@ struct TrainConfig {
   double beta2 = 0.99;
   double clip_norm = 1;
   double ema = 0.999;
+  TrainPrecision precision = TrainPrecision::kFloat32;
+  bool cuda_graph = true;
   int64_t checkpoint_every = 500;
   int64_t log_every = 20;
 
@@ -95,6 +104,10 @@ struct TrainConfig {
     v("beta2", s.beta2, "AdamW beta2");
     v("clip_norm", s.clip_norm, "Gradients are scaled down to this norm");
     v("ema", s.ema, "Decay of the moving average of the weights that is saved");
+    v("precision", s.precision,
+      "float32, or bfloat16: products and attention in bfloat16, weights and sums in float32");
+    v("cuda_graph", s.cuda_graph,
+      "On a GPU: replay each stage's step from a CUDA graph, which spares the time of launching kernels");
     v("checkpoint_every", s.checkpoint_every, "Steps between checkpoints");
     v("log_every", s.log_every, "Steps between lines of metrics.jsonl");
     v("train_text", s.train_text, "dit: also train the text encoder");

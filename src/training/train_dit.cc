@@ -1,3 +1,4 @@
+#include "attention/upload.h"
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -16,19 +17,28 @@ struct StageData {
   torch::Tensor ids;                // [texts, rows] int64: all captions of all films; row 0 is the empty text
   torch::Tensor mask;               // [texts, rows]
   std::vector<int64_t> first_text;  // a film: index of its first caption in ids
+  std::vector<FilmLayout> layouts;
+  DitPlanSizes sizes;
+  DitPlan plan;  // of the newest batch
 };
 
-StageData prepare_stage(LatentPool pool, const Tokenizer& tokenizer, int64_t text_len, torch::Device device) {
+StageData prepare_stage(LatentPool pool, const Tokenizer& tokenizer, const DitConfig& config,
+                        torch::Device device) {
   StageData data;
   std::vector<std::string> texts = {""};
   for (const auto& captions : pool.captions) {
     data.first_text.push_back(static_cast<int64_t>(texts.size()));
     texts.insert(texts.end(), captions.begin(), captions.end());
   }
-  const auto [ids, mask] = tokenize_texts(tokenizer, texts, text_len);
+  const auto [ids, mask] = tokenize_texts(tokenizer, texts, config.text_len);
   data.ids = ids.to(device);
   data.mask = mask.to(device);
   pool.latents_PZFHW = pool.latents_PZFHW.to(device);
+  for (const auto& starts : pool.shot_starts) {
+    data.layouts.push_back(
+        {pool.latents_PZFHW.size(2), pool.latents_PZFHW.size(3) / 2, pool.latents_PZFHW.size(4) / 2, starts});
+  }
+  data.sizes = dit_plan_sizes(data.layouts, GlobalText::kNone, config);
   data.pool = std::move(pool);
   return data;
 }
@@ -92,38 +102,51 @@ TrainEnd train_dit(const TrainConfig& config, torch::Device device) {
       stages.push_back(
           prepare_stage(make_latent_pool(data, sizes.width, sizes.height, stage.latent_frames, vae, vae_hash,
                                          std::filesystem::path(config.work) / "latents"),
-                        tokenizer, sizes.dit.text_len, device));
+                        tokenizer, sizes.dit, device));
     }
   }
   FlatParameters flat(trained, device);
   spdlog::info("diffusion transformer{} of {} parameters on {}", config.train_text ? " and text encoder" : "",
                human_count(static_cast<double>(flat.values().numel())), device.str());
 
-  const TrainEnd end = run_training(config, flat, [&](const StepContext& context) {
-    const StageData& data = stages[static_cast<size_t>(context.stage_index)];
-    const auto films =
-        batch_indices(config.seed, context.step, context.stage.batch, data.pool.latents_PZFHW.size(0));
+  TrainingStep step;
+  step.inputs = [&](const StepContext& context) {
+    StageData& data = stages[static_cast<size_t>(context.stage_index)];
     const int64_t B = context.stage.batch;
-    const torch::Tensor index = torch::tensor(films).to(device);
-    const torch::Tensor clean = data.pool.latents_PZFHW.index_select(0, index).to(torch::kFloat32);
+    const auto films = batch_indices(config.seed, context.step, B, data.pool.latents_PZFHW.size(0));
     std::vector<FilmLayout> layouts;
     for (const int64_t film : films) {
-      layouts.push_back({clean.size(2), clean.size(3) / 2, clean.size(4) / 2,
-                         data.pool.shot_starts[static_cast<size_t>(film)]});
+      layouts.push_back(data.layouts[static_cast<size_t>(film)]);
     }
-    const DitPlan plan = plan_dit(layouts, GlobalText::kNone, sizes.dit, device);
-
+    data.plan = plan_dit(layouts, GlobalText::kNone, sizes.dit, device, torch::kFloat32, &data.sizes);
+    const torch::Tensor clean =
+        data.pool.latents_PZFHW.index_select(0, upload(torch::tensor(films), device)).to(torch::kFloat32);
     const torch::Tensor dropped = torch::rand({B}) < config.caption_dropout;
-    const torch::Tensor rows = torch::tensor(caption_rows(data, films, plan.captions, dropped)).to(device);
+    const torch::Tensor rows =
+        upload(torch::tensor(caption_rows(data, films, data.plan.captions, dropped)), device);
+    std::vector<torch::Tensor> inputs = {
+        clean, torch::randn_like(clean),
+        upload(draw_noise_levels(B, config.noise, config.noise_shift), device),
+        data.ids.index_select(0, rows), data.mask.index_select(0, rows)};
+    for (const torch::Tensor* tensor : plan_tensors(data.plan)) {
+      inputs.push_back(*tensor);
+    }
+    return inputs;
+  };
+  step.loss = [&](const StepContext& context, const std::vector<torch::Tensor>& inputs) {
+    DitPlan plan = stages[static_cast<size_t>(context.stage_index)].plan;
+    size_t next = 0;
+    const torch::Tensor clean = inputs[next++], noise = inputs[next++], levels = inputs[next++],
+                        ids = inputs[next++], mask = inputs[next++];
+    for (torch::Tensor* tensor : plan_tensors(plan)) {
+      *tensor = inputs[next++];
+    }
     torch::Tensor captions;
     {
       const torch::AutoGradMode gradient(config.train_text);
-      const torch::Tensor mask = data.mask.index_select(0, rows);
-      captions = text->forward(data.ids.index_select(0, rows), mask) * mask.unsqueeze(-1);
-      captions = captions.unflatten(0, {B, plan.captions});
+      captions = (text->forward(ids, mask) * mask.unsqueeze(-1)).unflatten(0, {plan.batch, plan.captions});
     }
-    const torch::Tensor levels = draw_noise_levels(B, config.noise, config.noise_shift).to(device);
-    const FlowPair pair = make_flow_pair(clean, torch::randn_like(clean), levels);
+    const FlowPair pair = make_flow_pair(clean, noise, levels);
     DitTrace trace;
     const torch::Tensor predicted = dit->forward(pair.noisy, levels * 1000, captions, plan, &trace);
     StepResult result;
@@ -144,7 +167,8 @@ TrainEnd train_dit(const TrainConfig& config, torch::Device device) {
                                                    {"occupancy_most", occupancy.max()}});
     }
     return result;
-  });
+  };
+  const TrainEnd end = run_training(config, flat, step);
   if (end == TrainEnd::kFinished) {
     folder.save_dit(dit);
     if (config.train_text) {

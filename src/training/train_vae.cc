@@ -1,5 +1,8 @@
 #include <ATen/Parallel.h>
 
+#include <future>
+
+#include "attention/upload.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/progress.h"
@@ -12,11 +15,10 @@ namespace moga {
 
 namespace {
 
-// Random crops of the films' first frames, [B, 3, T, crop, crop] in [-1, 1].
-torch::Tensor load_batch(const FilmSource& source, const StepContext& context, int64_t crop,
-                         torch::Device device) {
-  const auto indices = batch_indices(context.seed, 0, context.stage.batch, source.size());
-  const int64_t frames = 4 * context.stage.latent_frames - 3;
+// Random crops of the films' first frames, [B, T, 3, crop, crop] bytes.
+torch::Tensor load_batch(const FilmSource& source, uint64_t seed, const StageConfig& stage, int64_t crop) {
+  const auto indices = batch_indices(seed, 0, stage.batch, source.size());
+  const int64_t frames = 4 * stage.latent_frames - 3;
   std::vector<torch::Tensor> videos(indices.size());
   at::parallel_for(0, static_cast<int64_t>(indices.size()), 1, [&](int64_t from, int64_t to) {
     for (int64_t i = from; i < to; ++i) {
@@ -27,7 +29,7 @@ torch::Tensor load_batch(const FilmSource& source, const StepContext& context, i
       video = video.slice(0, 0, frames);
       if (crop > 0) {
         // The position comes from the step's seed, so that a resumed run crops alike.
-        const uint64_t draw = context.seed ^ (0x9E3779B97F4A7C15ULL * static_cast<uint64_t>(i + 1));
+        const uint64_t draw = seed ^ (0x9E3779B97F4A7C15ULL * static_cast<uint64_t>(i + 1));
         const auto room = [&](int64_t size) {
           return static_cast<uint64_t>(std::max<int64_t>(0, size - crop) + 1);
         };
@@ -38,7 +40,7 @@ torch::Tensor load_batch(const FilmSource& source, const StepContext& context, i
       videos[at] = video.contiguous();
     }
   });
-  return bytes_to_unit(torch::stack(videos).to(device)).transpose(1, 2).contiguous();
+  return torch::stack(videos);
 }
 
 // Mean and standard deviation of each latent channel over some films, by streams of the first and second
@@ -93,15 +95,33 @@ TrainEnd train_vae(const TrainConfig& config, torch::Device device) {
   for (const StageConfig& stage : config.stages) {
     sources.push_back(open_films(stage.data.value_or(config.data), sizes.width, sizes.height));
   }
-  const TrainEnd end = run_training(config, flat, [&](const StepContext& context) {
+  // On a GPU the next step's films are drawn while this one trains.
+  std::future<torch::Tensor> ahead;
+  std::pair<int64_t, int64_t> ahead_of(-1, -1);  // stage and step
+  TrainingStep step;
+  step.inputs = [&](const StepContext& context) -> std::vector<torch::Tensor> {
     const auto& source = *sources[static_cast<size_t>(context.stage_index)];
-    const torch::Tensor video = load_batch(source, context, config.crop, device);
+    const torch::Tensor bytes = ahead_of == std::pair(context.stage_index, context.step)
+                                    ? ahead.get()
+                                    : load_batch(source, context.seed, context.stage, config.crop);
+    if (device.is_cuda()) {
+      ahead_of = {context.stage_index, context.step + 1};
+      ahead = std::async(std::launch::async, load_batch, std::cref(source),
+                         step_seed(config.seed, ahead_of.second), std::cref(context.stage), config.crop);
+    }
+    const torch::Tensor video = bytes_to_unit(upload(bytes, device)).transpose(1, 2).contiguous();
+    return {video, torch::randn({video.size(0), sizes.vae.z_dim, context.stage.latent_frames,
+                                 video.size(3) / 8, video.size(4) / 8},
+                                video.options())};
+  };
+  step.loss = [&](const StepContext&, const std::vector<torch::Tensor>& inputs) {
+    const torch::Tensor &video = inputs[0], &noise = inputs[1];
     const auto [mean, log_variance] = [&] {
       const torch::AutoGradMode gradient(!config.decoder_only);
       return vae->encode_moments(video);
     }();
     const torch::Tensor bounded = log_variance.clamp(-30, 20);
-    const torch::Tensor latent = mean + torch::exp(0.5 * bounded) * torch::randn_like(mean);
+    const torch::Tensor latent = mean + torch::exp(0.5 * bounded) * noise;
     const torch::Tensor difference = vae->decode_unscaled(latent) - video;
     const torch::Tensor squared = difference.square().mean();
     const torch::Tensor kl = 0.5 * (mean.square() + bounded.exp() - 1 - bounded).mean();
@@ -110,7 +130,8 @@ TrainEnd train_vae(const TrainConfig& config, torch::Device device) {
     // Pixels span [-1, 1], so the peak is 2.
     result.metrics = {{"psnr_db", 10 * torch::log10(4 / squared.detach())}, {"kl", kl.detach()}};
     return result;
-  });
+  };
+  const TrainEnd end = run_training(config, flat, step);
   if (end == TrainEnd::kFinished) {
     vae->eval();
     if (!config.decoder_only) {
