@@ -30,7 +30,7 @@ ModelConfig toy() {
   model.dit.ffn_dim = 768;
   model.dit.freq_dim = 64;
   model.dit.text_dim = 128;
-  model.dit.text_len = 48;
+  model.dit.text_len = 32;
   model.dit.heads = 6;
   model.dit.layers = 8;
   model.dit.attention.groups = 4;
