@@ -35,10 +35,11 @@ endif()
 add_library(moga_torch INTERFACE)
 # Some builds of libtorch carry their own fmt among their headers, which would hide the one that spdlog was built for.
 list(GET TORCH_INCLUDE_DIRS 0 torch_include)
-if(EXISTS ${torch_include}/fmt)
+find_path(fmt_include fmt/format.h NO_CMAKE_PATH NO_CMAKE_ENVIRONMENT_PATH REQUIRED)
+find_path(spdlog_include spdlog/spdlog.h NO_CMAKE_PATH NO_CMAKE_ENVIRONMENT_PATH REQUIRED)
+if(EXISTS ${torch_include}/fmt AND NOT torch_include STREQUAL fmt_include)
+  file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/first)
   foreach(library fmt spdlog)
-    find_path(${library}_include NAMES ${library}/${library}.h ${library}/format.h NO_CMAKE_PATH NO_CMAKE_ENVIRONMENT_PATH REQUIRED)
-    file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/first)
     file(CREATE_LINK ${${library}_include}/${library} ${CMAKE_BINARY_DIR}/first/${library} SYMBOLIC)
   endforeach()
   target_include_directories(moga_torch SYSTEM INTERFACE ${CMAKE_BINARY_DIR}/first)
@@ -46,6 +47,9 @@ endif()
 target_include_directories(moga_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
 # OpenMP is part of it: libtorch's parallel loops are header code that asks for _OPENMP, and the precompiled
 # header is rejected by a target that differs in it.
-target_link_libraries(moga_torch INTERFACE ${TORCH_LIBRARIES} OpenMP::OpenMP_CXX)
+# The C++ library comes first: published builds of libtorch export an old copy of parts of it, whose
+# std::filesystem::remove_all calls a null pointer (seen with 2.11).
+target_link_libraries(moga_torch INTERFACE "-Wl,--push-state,--no-as-needed,-lstdc++,--pop-state" ${TORCH_LIBRARIES}
+  OpenMP::OpenMP_CXX)
 separate_arguments(MOGA_TORCH_FLAGS UNIX_COMMAND "${TORCH_CXX_FLAGS}")
 target_compile_options(moga_torch INTERFACE ${MOGA_TORCH_FLAGS})
