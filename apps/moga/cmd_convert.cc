@@ -13,6 +13,7 @@
 #include "model_option.h"
 #include "pipeline/convert.h"
 #include "pipeline/planner.h"
+#include "two_numbers.h"
 
 namespace moga {
 namespace {
@@ -36,15 +37,6 @@ struct ConvertOptions {
   std::string device = "auto";
   bool json = false;
 };
-
-std::pair<int64_t, int64_t> two_numbers(const std::string& text, const char* option, const char* example) {
-  std::pair<int64_t, int64_t> numbers;
-  char rest = 0;
-  MOGA_CHECK(std::sscanf(text.c_str(), "%ldx%ld%c", &numbers.first, &numbers.second, &rest) == 2 &&
-                 numbers.first > 0 && numbers.second > 0,
-             "{}: expected two numbers such as {}, found '{}'", option, example, text);
-  return numbers;
-}
 
 // Toy films with a cut in each, or the first frames of a folder's clips.
 std::vector<CalibrationClip> load_clips(const ConvertOptions& options, const ModelConfig& model) {

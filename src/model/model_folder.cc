@@ -75,6 +75,16 @@ ModelConfig infer_config(const ModelParts& parts) {
   return config;
 }
 
+ModelConfig find_model_config(const std::string& name_or_path) {
+  const fs::path path = name_or_path;
+  std::error_code ignored;
+  const bool folder = fs::is_directory(path, ignored) && !fs::exists(path / kConfigFile, ignored);
+  const bool weights = fs::is_regular_file(path, ignored) &&
+                       (path.extension() == ".safetensors" || name_or_path.ends_with(".index.json") ||
+                        path.extension() == ".pth");
+  return folder || weights ? ModelFolder(path).config() : model_config(name_or_path);
+}
+
 ModelFolder::ModelFolder(ModelSource source) : source_(std::move(source)) {
   const ModelParts found = parts();
   layout_ = found.layout;
@@ -88,7 +98,10 @@ fs::path ModelFolder::own(const char* file) const {
 }
 
 FoundPart ModelFolder::need(PartKind kind) const {
-  const auto part = parts().part(kind);
+  const ModelParts found = parts();
+  const auto part = found.part(kind);
+  MOGA_CHECK(part || found.unreadable.empty(), "{} lacks the {}, unless it is in a damaged file: {}",
+             source_.model.string(), enum_name(kind), fmt::join(found.unreadable, "; "));
   MOGA_CHECK(part.has_value(), "{} lacks the {}{}", source_.model.string(), enum_name(kind),
              kind == PartKind::kVae    ? "; name its file with --vae"
              : kind == PartKind::kText ? "; name its file with --text-encoder"
@@ -212,6 +225,8 @@ void ModelFolder::check_complete() const {
   if (found.tokenizer.empty()) {
     missing.emplace_back("the tokenizer");
   }
+  MOGA_CHECK(missing.empty() || found.unreadable.empty(), "{} lacks {}, unless it is in a damaged file: {}",
+             source_.model.string(), fmt::join(missing, ", "), fmt::join(found.unreadable, "; "));
   MOGA_CHECK(missing.empty(), "{} lacks {} (docs/models.md says how files are laid out)",
              source_.model.string(), fmt::join(missing, ", "));
 }

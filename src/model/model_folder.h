@@ -72,6 +72,9 @@ class ModelFolder {
 // that are missing keep the published sizes.
 ModelConfig infer_config(const ModelParts& parts);
 
+// Of a built-in name ("wan-1.3b"), of a moga.json, or of anything that ModelFolder opens.
+ModelConfig find_model_config(const std::string& name_or_path);
+
 // Texts -> [texts, rows, text_dim] with zero rows after each text's end; rows is the longest text's.
 torch::Tensor encode_texts(UmT5& encoder, const Tokenizer& tokenizer, const std::vector<std::string>& texts,
                            int64_t text_len);

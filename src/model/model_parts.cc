@@ -61,14 +61,14 @@ std::optional<FoundPart> look_into(const fs::path& file) {
   return FoundPart{*what, file, if_exists(file.parent_path() / "config.json")};
 }
 
-// Adds the parts in `folder` of the kinds in `kinds`; files that are damaged or something else are passed
-// over: loading names what is missing then.
-void add_from(const fs::path& folder, std::initializer_list<PartKind> kinds, std::vector<FoundPart>& found) {
+// Adds the parts in `folder` of the kinds in `kinds`. Other files are passed over, damaged ones noted.
+void add_from(const fs::path& folder, std::initializer_list<PartKind> kinds, ModelParts& parts) {
   for (const fs::path& file : weight_files(folder)) {
     std::optional<FoundPart> part;
     try {
       part = look_into(file);
-    } catch (const Error&) {
+    } catch (const Error& error) {
+      parts.unreadable.emplace_back(error.what());
       continue;
     }
     if (part && std::find(kinds.begin(), kinds.end(), part->what.part) != kinds.end()) {
@@ -76,7 +76,7 @@ void add_from(const fs::path& folder, std::initializer_list<PartKind> kinds, std
       if (part->what.part != PartKind::kDit && kinds.size() > 1) {
         part->config.clear();
       }
-      found.push_back(*part);
+      parts.found.push_back(*part);
     }
   }
 }
@@ -99,20 +99,20 @@ ModelParts find_in_folder(const fs::path& folder) {
   std::error_code ignored;
   if (fs::exists(folder / "moga.json", ignored)) {
     parts.layout = ModelLayout::kMoga;
-    add_from(folder, {PartKind::kDit, PartKind::kVae, PartKind::kText}, parts.found);
+    add_from(folder, {PartKind::kDit, PartKind::kVae, PartKind::kText}, parts);
     parts.tokenizer = find_tokenizer({folder});
     return parts;
   }
   if (fs::is_directory(folder / "transformer", ignored)) {
     parts.layout = ModelLayout::kDiffusers;
-    add_from(folder / "transformer", {PartKind::kDit}, parts.found);
-    add_from(folder / "vae", {PartKind::kVae}, parts.found);
-    add_from(folder / "text_encoder", {PartKind::kText}, parts.found);
+    add_from(folder / "transformer", {PartKind::kDit}, parts);
+    add_from(folder / "vae", {PartKind::kVae}, parts);
+    add_from(folder / "text_encoder", {PartKind::kText}, parts);
     parts.tokenizer = find_tokenizer({folder});
     return parts;
   }
   parts.layout = ModelLayout::kWan;
-  add_from(folder, {PartKind::kDit, PartKind::kVae, PartKind::kText}, parts.found);
+  add_from(folder, {PartKind::kDit, PartKind::kVae, PartKind::kText}, parts);
   parts.tokenizer = find_tokenizer({folder});
   return parts;
 }
@@ -134,7 +134,7 @@ ModelParts find_around_file(const fs::path& file) {
     folders.push_back(parts.folder / name);
   }
   for (const fs::path& folder : folders) {
-    add_from(folder, {PartKind::kVae, PartKind::kText}, parts.found);
+    add_from(folder, {PartKind::kVae, PartKind::kText}, parts);
   }
   parts.tokenizer = find_tokenizer(folders);
   return parts;
@@ -145,15 +145,15 @@ void choose(ModelParts& parts, PartKind kind, const fs::path& given) {
   if (given.empty()) {
     return;
   }
-  std::vector<FoundPart> found;
+  ModelParts there;
   if (fs::is_directory(given)) {
-    add_from(given, {kind}, found);
+    add_from(given, {kind}, there);
   } else if (auto part = look_into(given); part && part->what.part == kind) {
-    found.push_back(*part);
+    there.found.push_back(*part);
   }
-  MOGA_CHECK(!found.empty(), "{} holds no weights of a Wan {}", given.string(), enum_name(kind));
+  MOGA_CHECK(!there.found.empty(), "{} holds no weights of a Wan {}", given.string(), enum_name(kind));
   std::erase_if(parts.found, [&](const FoundPart& part) { return part.what.part == kind; });
-  parts.found.insert(parts.found.end(), found.begin(), found.end());
+  parts.found.insert(parts.found.end(), there.found.begin(), there.found.end());
 }
 
 }  // namespace

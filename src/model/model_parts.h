@@ -53,7 +53,8 @@ struct ModelParts {
   ModelLayout layout = ModelLayout::kMoga;
   std::filesystem::path folder;
   std::vector<FoundPart> found;
-  std::filesystem::path tokenizer;  // a sentencepiece model, or empty
+  std::filesystem::path tokenizer;      // a sentencepiece model, or empty
+  std::vector<std::string> unreadable;  // what was wrong with files that could not be looked into
 
   // Nothing if there is none; throws Error that names the candidates if there are several.
   std::optional<FoundPart> part(PartKind kind) const;

@@ -98,8 +98,8 @@ TEST_P(RealNames, AreRecognisedSizedAndMatchedWithAndWithoutAPrefix) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, RealNames, testing::ValuesIn(kLists), [](const auto& info) {
-  std::string name = info.param.file;
+INSTANTIATE_TEST_SUITE_P(All, RealNames, testing::ValuesIn(kLists), [](const auto& list) {
+  std::string name = list.param.file;
   name = name.substr(6, name.size() - 11);
   std::replace(name.begin(), name.end(), '.', '_');
   return name;
