@@ -44,6 +44,8 @@ LIST
     cat <<'LIST'
 clang-format                  CI: the format check
 clang-tidy                    CI: the linter
+clang                         CI: compiles the fuzz programs
+libclang-rt-dev               CI: libFuzzer and the sanitizers
 LIST
   fi
 }

@@ -1,5 +1,5 @@
-// The documents' examples are tried: whole scripts in fenced yaml blocks are linted, `moga lint` and `moga
-// plan` lines in fenced sh blocks are run from the repository's root.
+// The documents' examples are tried: whole scripts in fenced yaml blocks are linted, `moga lint`,
+// `plan`, `inspect` and `convert` lines in fenced sh blocks are run from the repository's root.
 #include <gmock/gmock.h>
 #include <sys/wait.h>
 
@@ -82,7 +82,8 @@ TEST(Docs, CommandsRun) {
   for (const Block& block : blocks("sh")) {
     std::istringstream lines(block.text);
     for (std::string line; std::getline(lines, line);) {
-      if (line.starts_with("moga lint ") || line.starts_with("moga plan ")) {
+      if (line.starts_with("moga lint ") || line.starts_with("moga plan ") ||
+          line.starts_with("moga inspect ") || line.starts_with("moga convert ")) {
         const std::string command =
             "cd \"" MOGA_SOURCE_DIR "\" && \"" MOGA_BINARY_DIR "/bin/\"" + line + " > /dev/null";
         EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 0) << block.place << ": " << line;

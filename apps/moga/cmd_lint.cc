@@ -10,7 +10,7 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "commands.h"
-#include "model/wan_config.h"
+#include "model/model_folder.h"
 #include "script/film_script.h"
 
 namespace moga {
@@ -27,7 +27,7 @@ struct LintRequest {
 ScriptDefaults defaults_for(const LintRequest& request) {
   ScriptDefaults defaults;
   if (!request.model.empty()) {
-    const ModelConfig model = model_config(request.model);
+    const ModelConfig model = find_model_config(request.model);
     defaults.width = model.width;
     defaults.height = model.height;
     defaults.fps = model.fps;

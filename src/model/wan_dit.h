@@ -5,6 +5,7 @@
 
 #include <torch/torch.h>
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -48,9 +49,19 @@ DitPlan plan_dit(const std::vector<FilmLayout>& layouts, GlobalText global, cons
 // All tensors of a plan.
 std::vector<torch::Tensor*> plan_tensors(DitPlan& plan);
 
+// One block's visual attention: what went in and what came out, before the output projection.
+struct AttentionView {
+  const torch::Tensor& hidden_BLC;  // what a router sees
+  const torch::Tensor& q_LND;
+  const torch::Tensor& k_LND;
+  const torch::Tensor& v_LND;
+  const torch::Tensor& out_LND;
+};
+
 // What the routers did in one forward pass, one entry a block; empty if the attention has no routers.
 struct DitTrace {
   std::vector<Routing> routing;
+  std::function<void(const AttentionView&)> watch;  // called for each block in turn; may be empty
 };
 
 class WanBlockImpl;
@@ -73,9 +84,9 @@ class WanDitImpl : public torch::nn::Module {
   torch::nn::Conv3d patch_embedding_{nullptr};
   Mlp text_embedding_{nullptr};
   Mlp time_embedding_{nullptr};
-  torch::nn::Linear time_projection_{nullptr};
+  Linear time_projection_{nullptr};
   std::vector<std::shared_ptr<WanBlockImpl>> blocks_;
-  torch::nn::Linear head_{nullptr};
+  Linear head_{nullptr};
   torch::Tensor head_modulation_;
 };
 TORCH_MODULE(WanDit);

@@ -80,12 +80,13 @@ TrainEnd train_dit(const TrainConfig& config, torch::Device device) {
   const ModelConfig& sizes = folder.config();
   const Tokenizer tokenizer = folder.load_tokenizer();
   torch::manual_seed(static_cast<int64_t>(config.seed));
-  WanDit dit =
-      config.start_from.empty() ? fresh_dit(sizes.dit) : ModelFolder(config.start_from).load_dit(device);
+  ModelSource start(config.start_from);
+  start.precision = Precision::kF32;  // masters; a step would be lost in a bfloat16 weight's rounding
+  WanDit dit = config.start_from.empty() ? fresh_dit(sizes.dit) : ModelFolder(start).load_dit(device);
   dit->train();
   UmT5 text = config.start_from.empty() && config.train_text
                   ? UmT5(sizes.text)
-                  : (config.train_text ? ModelFolder(config.start_from) : folder).load_text(device);
+                  : (config.train_text ? ModelFolder(start) : folder).load_text(device);
   text->to(device);
   std::vector<torch::nn::Module*> trained = {dit.get()};
   if (config.train_text) {
