@@ -29,6 +29,8 @@ libswscale-dev                FFmpeg: pixel formats
 libopencv-core-dev            OpenCV: arrays
 libopencv-imgproc-dev         OpenCV: drawing
 libopencv-imgcodecs-dev       OpenCV: PNG files
+libcurl4-openssl-dev          HTTP, for captioning endpoints
+ffmpeg                        tests: odd videos (HDR, variable rate, interlaced)
 libsentencepiece-dev          text tokenizers
 nlohmann-json3-dev            JSON
 libyaml-cpp-dev               YAML

@@ -48,8 +48,8 @@ void quiet_log() {
 // Side data of the stream's codec, or nullptr if it is absent or shorter than `bytes`.
 static const uint8_t* side_data(const AVStream* stream, AVPacketSideDataType type, size_t bytes) {
 #if LIBAVCODEC_VERSION_INT >= AV_VERSION_INT(60, 31, 102)  // FFmpeg 6.1 moved it to the codec parameters
-  const AVPacketSideData* data = av_packet_side_data_get(stream->codecpar->coded_side_data,
-                                                         stream->codecpar->nb_coded_side_data, type);
+  const AVPacketSideData* data =
+      av_packet_side_data_get(stream->codecpar->coded_side_data, stream->codecpar->nb_coded_side_data, type);
   return data != nullptr && data->size >= bytes ? data->data : nullptr;
 #else
   size_t size = 0;
@@ -59,8 +59,7 @@ static const uint8_t* side_data(const AVStream* stream, AVPacketSideDataType typ
 }
 
 const int32_t* display_matrix(const AVStream* stream) {
-  return reinterpret_cast<const int32_t*>(
-      side_data(stream, AV_PKT_DATA_DISPLAYMATRIX, 9 * sizeof(int32_t)));
+  return reinterpret_cast<const int32_t*>(side_data(stream, AV_PKT_DATA_DISPLAYMATRIX, 9 * sizeof(int32_t)));
 }
 
 bool is_bare_dolby_vision(const AVStream* stream) {

@@ -92,8 +92,8 @@ cv::Mat tone_map(const cv::Mat& rgb16, HdrTransfer transfer) {
       if (transfer == HdrTransfer::kHlg) {
         // The system gamma of 1.2 acts on luminance (ITU-R BT.2100).
         const float luminance = 0.2627F * r + 0.6780F * g + 0.0593F * b;
-        const auto scale = static_cast<float>(kPeak / kDiffuseWhite) *
-                           std::pow(std::max(luminance, 1e-6F), 0.2F);
+        const auto scale =
+            static_cast<float>(kPeak / kDiffuseWhite) * std::pow(std::max(luminance, 1e-6F), 0.2F);
         r *= scale;
         g *= scale;
         b *= scale;

@@ -20,9 +20,9 @@ struct VideoInfo {
   std::string pixel_format;
   std::string comment;  // the container's comment tag
   std::string title;
-  int rotation = 0;        // degrees clockwise by which pictures are turned to stand upright: 0, 90, 180, 270
+  int rotation = 0;  // degrees clockwise by which pictures are turned to stand upright: 0, 90, 180, 270
   bool interlaced = false;  // by the stream's field order; frames are not de-interlaced
-  std::string hdr;         // "pq" or "hlg" if the stream is tagged so; its pictures are tone-mapped
+  std::string hdr;          // "pq" or "hlg" if the stream is tagged so; its pictures are tone-mapped
 };
 
 // Throws Error if the file is missing, no video, or damaged beyond opening.

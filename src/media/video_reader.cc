@@ -306,8 +306,7 @@ struct VideoReader::Impl {
     if (timed) {
       const auto stamp =
           *origin + static_cast<int64_t>(std::floor(target / av_q2d(opened.stream->time_base)));
-      const int result =
-          av_seek_frame(opened.input.get(), opened.stream->index, stamp, AVSEEK_FLAG_BACKWARD);
+      const int result = av_seek_frame(opened.input.get(), opened.stream->index, stamp, AVSEEK_FLAG_BACKWARD);
       if (result >= 0) {
         avcodec_flush_buffers(codec.get());
         draining = false;
