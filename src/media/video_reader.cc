@@ -172,12 +172,18 @@ VideoInfo probe_video(const fs::path& path) {
 }
 
 struct VideoReader::Impl {
-  explicit Impl(const fs::path& file) : path(file), opened(open_video(file)) {
+  Impl(const fs::path& file, cv::Size wanted) : path(file), opened(open_video(file)), size(wanted) {
     codec.reset(avcodec_alloc_context3(opened.decoder));
     MOGA_CHECK(codec != nullptr, "no memory for a video decoder");
     avcodec_parameters_to_context(codec.get(), opened.stream->codecpar);
     codec->thread_count = std::min(thread_count(), 16);
     codec->max_pixels = kMaxPixels;
+    if (size.empty()) {
+      size = cv::Size(static_cast<int>(opened.info.width), static_cast<int>(opened.info.height));
+    } else {
+      scaling = SWS_AREA;
+      codec->skip_loop_filter = AVDISCARD_ALL;
+    }
     const int result = avcodec_open2(codec.get(), opened.decoder, nullptr);
     MOGA_CHECK(result >= 0, "{}: cannot start the {} decoder: {}", file.string(), opened.info.codec,
                ffmpeg::error_text(result));
@@ -215,13 +221,12 @@ struct VideoReader::Impl {
 
   cv::Mat to_rgb() {
     const bool turned = opened.orientation.transpose;
-    const auto width = static_cast<int>(turned ? opened.info.height : opened.info.width);
-    const auto height = static_cast<int>(turned ? opened.info.width : opened.info.height);
+    const int width = turned ? size.height : size.width;
+    const int height = turned ? size.width : size.height;
     // Cached: only a change of size or format in mid-stream makes a new one.
     scaler.reset(sws_getCachedContext(
         scaler.release(), frame->width, frame->height, static_cast<AVPixelFormat>(frame->format), width,
-        height, AV_PIX_FMT_RGB24, SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT | SWS_BITEXACT, nullptr,
-        nullptr, nullptr));
+        height, AV_PIX_FMT_RGB24, scaling, nullptr, nullptr, nullptr));
     MOGA_CHECK(scaler != nullptr, "{}: frames in the pixel format {} cannot be converted to RGB",
                path.string(), opened.info.pixel_format);
     constexpr int kOne = 1 << 16;
@@ -242,6 +247,8 @@ struct VideoReader::Impl {
 
   fs::path path;
   Opened opened;
+  cv::Size size;  // of the frames that come out, upright
+  int scaling = SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT | SWS_BITEXACT;
   ffmpeg::Codec codec;
   ffmpeg::Frame frame = ffmpeg::make_frame();
   ffmpeg::Packet packet = ffmpeg::make_packet();
@@ -250,7 +257,8 @@ struct VideoReader::Impl {
   bool draining = false;
 };
 
-VideoReader::VideoReader(const fs::path& path) : impl_(std::make_unique<Impl>(path)) {}
+VideoReader::VideoReader(const fs::path& path) : VideoReader(path, cv::Size()) {}
+VideoReader::VideoReader(const fs::path& path, cv::Size size) : impl_(std::make_unique<Impl>(path, size)) {}
 VideoReader::~VideoReader() = default;
 const VideoInfo& VideoReader::info() const {
   return impl_->opened.info;
