@@ -217,6 +217,9 @@ struct VideoReader::Impl {
     codec->thread_count = options.threads > 0 ? options.threads : std::min(thread_count(), 16);
     codec->max_pixels = kMaxPixels;
     codec->pkt_timebase = opened.stream->time_base;
+    if (options.quick) {
+      codec->skip_loop_filter = AVDISCARD_ALL;
+    }
     const int result = avcodec_open2(codec.get(), opened.decoder, nullptr);
     MOGA_CHECK(result >= 0, "{}: cannot start the {} decoder: {}", path.string(), opened.info.codec,
                ffmpeg::error_text(result));
@@ -349,12 +352,12 @@ struct VideoReader::Impl {
     const auto height = static_cast<int>(turned ? upright_width : upright_height);
     const auto transfer = hdr_transfer(frame->color_trc);
     const AVPixelFormat format = transfer ? AV_PIX_FMT_RGB48LE : AV_PIX_FMT_RGB24;
-    const int filter = options.width > 0 ? SWS_AREA : SWS_BICUBIC;
+    const int exact = options.quick ? 0 : SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT | SWS_BITEXACT;
+    const int filter = (options.width > 0 ? SWS_AREA : SWS_BICUBIC) | exact;
     // Cached: only a change of size or format in mid-stream makes a new one.
     scaler.reset(sws_getCachedContext(scaler.release(), frame->width, frame->height,
                                       static_cast<AVPixelFormat>(frame->format), width, height, format,
-                                      filter | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT | SWS_BITEXACT, nullptr,
-                                      nullptr, nullptr));
+                                      filter, nullptr, nullptr, nullptr));
     MOGA_CHECK(scaler != nullptr, "{}: frames in the pixel format {} cannot be converted to RGB",
                path.string(), opened.info.pixel_format);
     constexpr int kOne = 1 << 16;

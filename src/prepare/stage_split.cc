@@ -71,7 +71,7 @@ void run_probe(VideoRecord& video, StageContext&) {
 }
 
 void run_split(VideoRecord& video, StageContext& context) {
-  VideoReader reader(video.path, {kShotFrameWidth, kShotFrameHeight, context.decoder_threads});
+  VideoReader reader(video.path, {kShotFrameWidth, kShotFrameHeight, context.decoder_threads, true});
   ShotDetector detector(context.config.split.detector);
   std::vector<double> times;
   std::vector<ShotBoundary> found;
