@@ -24,6 +24,7 @@ struct Options {
   std::string stage;
   int64_t jobs = 0;
   bool explain = false;
+  bool schema = false;
   bool json = false;
 };
 
@@ -39,6 +40,10 @@ void run(const Options& options) {
   if (options.explain) {
     fmt::print("Keys of a config (YAML) for moga prepare, with their defaults:\n\n{}",
                explain_config<PrepareConfig>());
+    return;
+  }
+  if (options.schema) {
+    fmt::print("Keys of a line of a manifest (JSON), version {}:\n\n{}", kManifestVersion, manifest_schema());
     return;
   }
   MOGA_CHECK(!options.out.empty(), "give a folder for the results with -o");
@@ -91,6 +96,7 @@ void add_prepare(CLI::App& app) {
   command->add_option("--stage", options->stage, "Only this stage");
   command->add_option("--jobs", options->jobs, "Videos at a time (default: the config's, or one a core)");
   command->add_flag("--explain", options->explain, "Print every key of the config, its default and meaning");
+  command->add_flag("--schema", options->schema, "Print every key of a manifest's lines and its meaning");
   command->add_flag("--json", options->json, "Print the summary as JSON");
   command->callback([options] { run(*options); });
 }

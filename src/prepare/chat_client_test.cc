@@ -68,7 +68,8 @@ TEST_F(Chat, SendsPromptPicturesAndKeyAndReadsTheAnswer) {
   EXPECT_EQ(content[2]["image_url"]["url"], "data:image/jpeg;base64,eA==");
 }
 
-// Slow, 429, 500, broken JSON, JSON of another kind, no words, a lost connection: the seventh attempt succeeds.
+// Slow, 429, 500, broken JSON, JSON of another kind, no words, a lost connection: the seventh attempt
+// succeeds.
 TEST_F(Chat, TriesAgainWhateverGoesWrong) {
   config_.timeout_seconds = 0.3;
   config_.retries = 7;
@@ -80,8 +81,9 @@ TEST_F(Chat, TriesAgainWhateverGoesWrong) {
                                           {200, chat_json(" "), "", 0, false},
                                           {200, "", "", 0, true},
                                           {200, chat_json("at last"), "", 0, false}};
-  const TestChatServer server(
-      [&](int number, const std::string&, const std::string&) { return replies.at(static_cast<size_t>(number)); });
+  const TestChatServer server([&](int number, const std::string&, const std::string&) {
+    return replies.at(static_cast<size_t>(number));
+  });
   const auto start = std::chrono::steady_clock::now();
   EXPECT_EQ(client(server).ask("?", {}).text, "at last");
   EXPECT_EQ(server.requests(), 8);
@@ -94,7 +96,8 @@ TEST_F(Chat, GivesUpAfterItsAttemptsAndSaysWhy) {
   const TestChatServer server([](int, const std::string&, const std::string&) {
     return ChatReply{503, "overloaded", "", 0, false};
   });
-  EXPECT_THAT(error_of([&] { client(server).ask("?", {}); }), HasSubstr("3 times in vain, at last with: HTTP status 503: overloaded"));
+  EXPECT_THAT(error_of([&] { client(server).ask("?", {}); }),
+              HasSubstr("3 times in vain, at last with: HTTP status 503: overloaded"));
   EXPECT_EQ(server.requests(), 3);
 }
 

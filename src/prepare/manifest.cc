@@ -5,6 +5,32 @@
 
 namespace moga {
 
+namespace {
+
+template <typename T>
+void schema_into(const std::string& prefix, std::string& out) {
+  using config_detail::IsOptional;
+  using config_detail::IsVector;
+  if constexpr (IsOptional<T>::value || IsVector<T>::value) {
+    schema_into<typename T::value_type>(prefix + (IsVector<T>::value ? "[]" : ""), out);
+  } else if constexpr (config_detail::Visitable<T>) {
+    T value{};
+    T::visit(value, [&](const char* name, auto& field, const char* help) {
+      const std::string key = prefix.empty() ? name : prefix + "." + name;
+      out += fmt::format("{:<36} {}\n", key, help);
+      schema_into<std::decay_t<decltype(field)>>(key, out);
+    });
+  }
+}
+
+}  // namespace
+
+std::string manifest_schema() {
+  std::string out;
+  schema_into<VideoRecord>("", out);
+  return out;
+}
+
 std::string record_to_line(const VideoRecord& record) {
   return config_to_json(record).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }

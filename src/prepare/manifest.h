@@ -328,6 +328,9 @@ struct VideoRecord {
   double seconds() const { return decoded ? decoded->seconds : probe.seconds; }
 };
 
+// Every key of a record with its meaning, a line each, for people.
+std::string manifest_schema();
+
 std::string record_to_line(const VideoRecord& record);
 // Throws Error, beginning with `where`, if the line is no record of this version.
 VideoRecord line_to_record(const std::string& line, const std::string& where);

@@ -192,8 +192,10 @@ std::string tensor(const std::string& name, const std::vector<int>& shape) {
 
 // Means of red, green and blue: a network that anybody can check.
 std::string mean_colour_network(int side) {
-  const std::string node = bytes(1, "picture") + bytes(2, "means") + bytes(3, "pool") + bytes(4, "GlobalAveragePool");
-  const std::string graph = bytes(1, node) + bytes(2, "g") + bytes(11, tensor("picture", {1, 3, side, side})) +
+  const std::string node =
+      bytes(1, "picture") + bytes(2, "means") + bytes(3, "pool") + bytes(4, "GlobalAveragePool");
+  const std::string graph = bytes(1, node) + bytes(2, "g") +
+                            bytes(11, tensor("picture", {1, 3, side, side})) +
                             bytes(12, tensor("means", {1, 3, 1, 1}));
   return number(1, 7) + bytes(7, graph) + bytes(8, number(2, 11));
 }

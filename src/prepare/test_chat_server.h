@@ -21,9 +21,9 @@ namespace moga {
 struct ChatReply {
   int status = 200;
   std::string body;
-  std::string headers;    // whole lines
-  double delay = 0;       // seconds before anything is sent
-  bool hang_up = false;   // close without an answer
+  std::string headers;   // whole lines
+  double delay = 0;      // seconds before anything is sent
+  bool hang_up = false;  // close without an answer
 };
 
 inline std::string chat_json(const std::string& text) {
