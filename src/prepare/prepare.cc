@@ -187,6 +187,12 @@ class StageRun {
         record.id = half.id;
         record.probe = half.probe;
         record.dropped = Drop{stage_.name, "unusable", error.what()};
+      } catch (const std::exception& error) {
+        // A fault of ours or of a library must not stop a week's work on other videos; the next run tries again.
+        spdlog::warn("{}: {}: {}", stage_.name, before.path, error.what());
+        record = before;
+        record.dropped = Drop{stage_.name, "fault", error.what()};
+        context.again = true;
       }
     }
     if (record.id.empty()) {
