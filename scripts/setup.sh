@@ -29,6 +29,9 @@ libswscale-dev                FFmpeg: pixel formats
 libopencv-core-dev            OpenCV: arrays
 libopencv-imgproc-dev         OpenCV: drawing
 libopencv-imgcodecs-dev       OpenCV: PNG files
+libopencv-dnn-dev             OpenCV: networks from ONNX files
+libtesseract-dev              OCR: subtitles and watermarks
+tesseract-ocr-eng             OCR: English data
 libsentencepiece-dev          text tokenizers
 nlohmann-json3-dev            JSON
 libyaml-cpp-dev               YAML

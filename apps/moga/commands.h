@@ -16,5 +16,6 @@ void add_decode(CLI::App& app);
 void add_reconstruct(CLI::App& app);
 void add_groups(CLI::App& app);
 void add_eval(CLI::App& app);
+void add_shots(CLI::App& app);
 
 }  // namespace moga
