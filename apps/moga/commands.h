@@ -17,5 +17,6 @@ void add_reconstruct(CLI::App& app);
 void add_groups(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_prepare(CLI::App& app);
+void add_shots(CLI::App& app);
 
 }  // namespace moga

@@ -34,6 +34,7 @@ int run(int argc, char** argv) {
   moga::add_groups(app);
   moga::add_eval(app);
   moga::add_prepare(app);
+  moga::add_shots(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -1,4 +1,4 @@
-#include "films.h"
+#include "bench/shots/films.h"
 
 #include <algorithm>
 #include <array>
@@ -15,8 +15,8 @@ struct Camera {
   View start;
   double drift_x = 0;  // set widths a second
   double drift_y = 0;
-  double zoom = 0;   // change of the view's width a second
-  double sway = 0;   // of a hand-held camera
+  double zoom = 0;  // change of the view's width a second
+  double sway = 0;  // of a hand-held camera
   double whip_at = -1;
   double whip_seconds = 0;
   double whip_x = 0;
@@ -38,17 +38,17 @@ struct Shot {
   std::shared_ptr<Scene> scene;
   double offset = 0;  // the scene's time at the shot's first frame
   Camera camera;
-  int64_t pure = 0;      // frames that show it alone
-  int64_t first = 0;     // its first frame in the film, mixed or pure
-  double shutter = 0;    // share of the frame's time that the shutter is open
+  int64_t pure = 0;    // frames that show it alone
+  int64_t first = 0;   // its first frame in the film, mixed or pure
+  double shutter = 0;  // share of the frame's time that the shutter is open
 };
 
 struct Joint {
   BoundaryKind kind = BoundaryKind::kCut;
   int64_t frames = 0;  // mixed
   int64_t begin = 0;
-  double white = 0;  // fades: level of the plain colour
-  int64_t hold = 0;  // fades: frames of plain colour among `frames`
+  double white = 0;   // fades: level of the plain colour
+  int64_t hold = 0;   // fades: frames of plain colour among `frames`
   int direction = 0;  // wipes
 };
 
@@ -62,8 +62,9 @@ cv::Mat wiped(const cv::Mat& a, const cv::Mat& b, double share_b, int direction)
   cv::Mat out = a.clone();
   const int columns = static_cast<int>(std::lround(a.cols * share_b));
   const int rows = static_cast<int>(std::lround(a.rows * share_b));
-  const std::array<cv::Rect, 4> areas = {cv::Rect(0, 0, columns, a.rows), cv::Rect(a.cols - columns, 0, columns, a.rows),
-                                         cv::Rect(0, 0, a.cols, rows), cv::Rect(0, a.rows - rows, a.cols, rows)};
+  const std::array<cv::Rect, 4> areas = {
+      cv::Rect(0, 0, columns, a.rows), cv::Rect(a.cols - columns, 0, columns, a.rows),
+      cv::Rect(0, 0, a.cols, rows), cv::Rect(0, a.rows - rows, a.cols, rows)};
   const cv::Rect area = areas.at(static_cast<size_t>(direction));
   b(area).copyTo(out(area));
   return out;
@@ -83,6 +84,7 @@ const std::vector<Category>& categories() {
     add("plain", [](Category&) {});
     add("similar shots", [](Category& c) { c.same_scene = 1; });
     add("dissolves", [](Category& c) { c.cuts = 0.1, c.dissolves = 0.9, c.fades = 0; });
+    add("wipes", [](Category& c) { c.cuts = 0.1, c.dissolves = 0.1, c.fades = 0; });
     add("fades", [](Category& c) { c.cuts = 0.1, c.dissolves = 0, c.fades = 0.9; });
     add("flashes", [](Category& c) { c.flashes = 0.4; });
     add("whip pans", [](Category& c) { c.whips = 1; });
@@ -94,7 +96,8 @@ const std::vector<Category>& categories() {
     add("30 fps", [](Category& c) { c.fps = 30; });
     add("60 fps", [](Category& c) { c.fps = 60; });
     add("compressed", [](Category& c) { c.crf = 40; });
-    add("quick cuts", [](Category& c) { c.shot_seconds = 1.2, c.cuts = 0.9, c.dissolves = 0.07, c.fades = 0.03; });
+    add("quick cuts",
+        [](Category& c) { c.shot_seconds = 1.2, c.cuts = 0.9, c.dissolves = 0.07, c.fades = 0.03; });
     add("long takes", [](Category& c) { c.shot_seconds = 20, c.flashes = 0.1, c.whips = 2, c.speed = 2; });
     add("toy films", [](Category& c) { c.toys = true; });
     add("real clips", [](Category& c) { c.clips = true; });
@@ -112,7 +115,8 @@ struct Film::Impl {
   std::vector<double> gain;  // flashes: what each frame's brightness is multiplied with
   int64_t frames = 0;
 
-  std::shared_ptr<Scene> draw_scene(ToyRandom& random, const std::vector<std::filesystem::path>& clips) const {
+  std::shared_ptr<Scene> draw_scene(ToyRandom& random,
+                                    const std::vector<std::filesystem::path>& clips) const {
     const int64_t die = random.below(10);
     if (category.clips || (!clips.empty() && !category.toys && die < 3)) {
       return clip_scene(clips[static_cast<size_t>(random.below(static_cast<int64_t>(clips.size())))],
@@ -273,7 +277,8 @@ struct Film::Impl {
       const int64_t ramp = (joint.frames - joint.hold) / 2;
       const cv::Mat plain(kHeight, kWidth, CV_8UC3, cv::Scalar::all(joint.white));
       if (step < ramp) {
-        return mix(shot_picture(index, frame), plain, static_cast<double>(step + 1) / static_cast<double>(ramp + 1));
+        return mix(shot_picture(index, frame), plain,
+                   static_cast<double>(step + 1) / static_cast<double>(ramp + 1));
       }
       if (step < ramp + joint.hold) {
         return plain;
@@ -287,7 +292,8 @@ struct Film::Impl {
   }
 };
 
-Film::Film(const Category& category, uint64_t seed, double seconds, const std::vector<std::filesystem::path>& clips)
+Film::Film(const Category& category, uint64_t seed, double seconds,
+           const std::vector<std::filesystem::path>& clips)
     : impl_(std::make_unique<Impl>()) {
   impl_->category = category;
   impl_->seed = seed;

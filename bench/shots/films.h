@@ -1,4 +1,5 @@
-// The shot benchmark's films: scenes edited together with cuts and transitions, made difficult, with the truth.
+// The shot benchmark's films: scenes edited together with cuts and transitions, made difficult, with the
+// truth.
 #pragma once
 
 #include <cstdint>
@@ -8,30 +9,30 @@
 #include <string>
 #include <vector>
 
+#include "bench/shots/scenes.h"
 #include "data/shots.h"
-#include "scenes.h"
 
 namespace moga::bench {
 
-// A row of the benchmark's table. All films have hard cuts (two in five between shots of one scene), dissolves of
-// 4 to 24 frames, fades through black or white and wipes, unless said otherwise.
+// A row of the benchmark's table. All films have hard cuts (two in five between shots of one scene),
+// dissolves of 4 to 24 frames, fades through black or white and wipes, unless said otherwise.
 struct Category {
   std::string name;
   double fps = 25;
-  int crf = 23;               // of x264
-  double cuts = 0.5;          // shares of the boundaries; the rest are wipes
-  double dissolves = 0.3;
-  double fades = 0.15;
-  double same_scene = 0.4;    // share of the boundaries that stay in their scene
-  double speed = 1;           // of the bodies and of the camera
-  double flashes = 0;         // a second
-  double whips = 0;           // whip pans a shot
-  double darkness = 1;        // brightness is multiplied by this
-  double grain = 0;           // standard deviation of the noise in grey levels
-  double letterbox = 0;       // share of the height that each bar takes
-  double shot_seconds = 3;    // mean length of a shot
-  bool toys = false;          // only toy films
-  bool clips = false;         // only real clips
+  int crf = 23;       // of x264
+  double cuts = 0.5;  // shares of the boundaries; the rest are wipes
+  double dissolves = 0.27;
+  double fades = 0.13;
+  double same_scene = 0.4;  // share of the boundaries that stay in their scene
+  double speed = 1;         // of the bodies and of the camera
+  double flashes = 0;       // a second
+  double whips = 0;         // whip pans a shot
+  double darkness = 1;      // brightness is multiplied by this
+  double grain = 0;         // standard deviation of the noise in grey levels
+  double letterbox = 0;     // share of the height that each bar takes
+  double shot_seconds = 3;  // mean length of a shot
+  bool toys = false;        // only toy films
+  bool clips = false;       // only real clips
 };
 
 const std::vector<Category>& categories();
@@ -45,7 +46,8 @@ struct Truth {
 class Film {
  public:
   // `clips`: real clips (may be empty: then painted and toy scenes only).
-  Film(const Category& category, uint64_t seed, double seconds, const std::vector<std::filesystem::path>& clips);
+  Film(const Category& category, uint64_t seed, double seconds,
+       const std::vector<std::filesystem::path>& clips);
   ~Film();
   Film(Film&&) noexcept;
   Film& operator=(Film&&) noexcept;

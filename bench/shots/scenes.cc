@@ -1,4 +1,4 @@
-#include "scenes.h"
+#include "bench/shots/scenes.h"
 
 #include <algorithm>
 #include <array>
@@ -68,7 +68,8 @@ class Painted : public Scene {
                              static_cast<int>(random.below(set_.rows)));
       const cv::Size axes(static_cast<int>(random.between(5, 60)), static_cast<int>(random.between(5, 60)));
       if (random.below(2) == 0) {
-        cv::ellipse(set_, centre, axes, random.unit() * 180, 0, 360, any_colour(random), cv::FILLED, cv::LINE_AA);
+        cv::ellipse(set_, centre, axes, random.unit() * 180, 0, 360, any_colour(random), cv::FILLED,
+                    cv::LINE_AA);
       } else {
         cv::rectangle(set_, cv::Rect(centre, axes), any_colour(random), cv::FILLED);
       }
@@ -91,7 +92,8 @@ class Painted : public Scene {
     cv::Mat frame = look(set_, view, kWidth);
     const double scale = 1 / view.width;
     for (const Body& body : bodies_) {
-      const double x = std::fmod(std::fmod(body.x + body.speed * seconds, kSetWidths) + kSetWidths, kSetWidths);
+      const double x =
+          std::fmod(std::fmod(body.x + body.speed * seconds, kSetWidths) + kSetWidths, kSetWidths);
       const double y = body.y + body.bob * std::sin(2 * kPi * seconds);
       // Centre in the frame, in pixels.
       const double cx = (x * kWidth - view.x * set_.cols) * scale + 0.5 * kWidth;
@@ -106,8 +108,9 @@ class Painted : public Scene {
 
   static void paste(cv::Mat& frame, const cv::Mat& texture, double cx, double cy, double scale) {
     const double half = 0.5 * texture.cols * scale;
-    const cv::Rect box(cv::Point(static_cast<int>(std::floor(cx - half)), static_cast<int>(std::floor(cy - half))),
-                       cv::Point(static_cast<int>(std::ceil(cx + half)) + 1, static_cast<int>(std::ceil(cy + half)) + 1));
+    const cv::Rect box(
+        cv::Point(static_cast<int>(std::floor(cx - half)), static_cast<int>(std::floor(cy - half))),
+        cv::Point(static_cast<int>(std::ceil(cx + half)) + 1, static_cast<int>(std::ceil(cy + half)) + 1));
     const cv::Rect seen = box & cv::Rect(0, 0, frame.cols, frame.rows);
     if (seen.empty()) {
       return;
@@ -118,9 +121,10 @@ class Painted : public Scene {
     cv::Mat mask(seen.size(), CV_8UC1, cv::Scalar(0));
     constexpr int kShift = 4;
     cv::ellipse(mask,
-                cv::Point(static_cast<int>((cx - seen.x) * (1 << kShift)), static_cast<int>((cy - seen.y) * (1 << kShift))),
-                cv::Size(static_cast<int>(half * (1 << kShift)), static_cast<int>(half * (1 << kShift))), 0, 0, 360,
-                cv::Scalar(255), cv::FILLED, cv::LINE_AA, kShift);
+                cv::Point(static_cast<int>((cx - seen.x) * (1 << kShift)),
+                          static_cast<int>((cy - seen.y) * (1 << kShift))),
+                cv::Size(static_cast<int>(half * (1 << kShift)), static_cast<int>(half * (1 << kShift))), 0,
+                0, 360, cv::Scalar(255), cv::FILLED, cv::LINE_AA, kShift);
     warped.copyTo(frame(seen), mask);
   }
 
@@ -141,7 +145,7 @@ class Toy : public Scene {
     // Between two drawn frames the nearer is shown, as in animation drawn at a low rate.
     const auto index = static_cast<int64_t>(seconds * kRate) % (2 * kFrames - 2);
     const cv::Mat frame = draw_toy_frame(film_, index < kFrames ? index : 2 * kFrames - 2 - index, settings_);
-    return view.width >= 1 ? frame : look(frame, view, kWidth);
+    return look(frame, view, kWidth);
   }
 
  private:

@@ -1,4 +1,4 @@
-#include "score.h"
+#include "bench/shots/score.h"
 
 #include <algorithm>
 #include <cstdlib>

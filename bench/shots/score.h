@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "films.h"
+#include "bench/shots/films.h"
 
 namespace moga::bench {
 
@@ -23,10 +23,10 @@ struct Count {
   }
 };
 
-// Cuts: `found` counts boundaries of the kind cut, right is one within a frame of a true cut. Transitions: right is
-// one of the kind dissolve, fade or wipe whose extent shares at least half of its frames with the truth's
-// (intersection over union). A boundary is paired once. False alarms are boundaries of any kind that come near none
-// (2 frames) of the truth.
+// Cuts: `found` counts boundaries of the kind cut, right is one within a frame of a true cut. Transitions:
+// right is one of the kind dissolve, fade or wipe whose extent shares at least half of its frames with the
+// truth's (intersection over union). A boundary is paired once. False alarms are boundaries of any kind that
+// come near none (2 frames) of the truth.
 struct Score {
   Count cuts;
   Count transitions;

@@ -53,8 +53,8 @@ bool ContentCuts::is_cut(int64_t frame) const {
   double sum = 0;
   double largest = 0;
   int64_t number = 0;
-  for (int64_t t = std::max<int64_t>({1, frame - kReach, count_ - kKept}); t <= std::min(count_ - 1, frame + kReach);
-       ++t) {
+  for (int64_t t = std::max<int64_t>({1, frame - kReach, count_ - kKept});
+       t <= std::min(count_ - 1, frame + kReach); ++t) {
     if (t != frame) {
       sum += change(t);
       largest = std::max(largest, change(t));

@@ -1,5 +1,5 @@
-// The detector of sudden changes of content: colours and edges of neighbouring frames, against their usual change
-// in a window around. Internal to src/data. The idea is that of PySceneDetect's adaptive detector.
+// The detector of sudden changes of content: colours and edges of neighbouring frames, against their usual
+// change in a window around. Internal to src/data. The idea is that of PySceneDetect's adaptive detector.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +15,8 @@ class ContentCuts {
 
   // CV_8UC3 RGB, all of one small size.
   void add(const cv::Mat& rgb);
-  // Whether `frame` is unlike the frame before; up to kReach frames after it must be known, unless the film ends.
-  // Not more than kKept - kReach frames back.
+  // Whether `frame` is unlike the frame before; up to kReach frames after it must be known, unless the film
+  // ends. Not more than kKept - kReach frames back.
   bool is_cut(int64_t frame) const;
 
  private:

@@ -29,12 +29,13 @@ void FrameWindow::add(const cv::Mat& rgb) {
   cv::Mat half;
   cv::resize(rgb, half, kLuma, 0, 0, cv::INTER_AREA);
   cv::cvtColor(half, frame.luma, cv::COLOR_RGB2GRAY);
-  const cv::Mat middle = frame.luma(cv::Rect(kLuma.width / 16, kLuma.height / 5, kLuma.width * 7 / 8, kLuma.height * 3 / 5));
+  const cv::Rect inside(kColours.width / 16, kColours.height / 5, kColours.width * 7 / 8,
+                        kColours.height * 3 / 5);
   cv::Scalar mean;
   cv::Scalar deviation;
-  cv::meanStdDev(middle, mean, deviation);
-  frame.contrast = deviation[0];
-  frame.brightness = mean[0];
+  cv::meanStdDev(frame.colours(inside), mean, deviation);
+  frame.contrast = (deviation[0] + deviation[1] + deviation[2]) / 3;
+  frame.brightness = (mean[0] + mean[1] + mean[2]) / 3;
   const int64_t reach = std::min(kReach, count_);
   frame.distances.resize(static_cast<size_t>(reach));
   const double scale = 1.0 / static_cast<double>(frame.colours.total() * 3);
@@ -71,8 +72,9 @@ double FrameWindow::novelty(int64_t a, int64_t b, bool any_light) const {
     for (int x = 0; x + kBlockWidth <= kLuma.width; x += kBlockWidth) {
       const cv::Rect place(x, y, kBlockWidth, kBlockHeight);
       const cv::Mat block = to(place);
-      const cv::Rect area = cv::Rect(x - kReachX, y - kReachY, kBlockWidth + 2 * kReachX, kBlockHeight + 2 * kReachY) &
-                            cv::Rect({}, kLuma);
+      const cv::Rect area =
+          cv::Rect(x - kReachX, y - kReachY, kBlockWidth + 2 * kReachX, kBlockHeight + 2 * kReachY) &
+          cv::Rect({}, kLuma);
       cv::Scalar mean;
       cv::Scalar deviation;
       cv::meanStdDev(block, mean, deviation);

@@ -14,8 +14,9 @@ namespace moga {
 
 struct ShotDetector::Impl {
   void add(const cv::Mat& rgb) {
-    MOGA_CHECK(!rgb.empty() && rgb.type() == CV_8UC3, "shot detector: expected 8-bit RGB, found {} channels of depth {}",
-               rgb.channels(), rgb.depth());
+    MOGA_CHECK(!rgb.empty() && rgb.type() == CV_8UC3,
+               "shot detector: expected 8-bit RGB, found {} channels of depth {}", rgb.channels(),
+               rgb.depth());
     cv::Mat small = rgb;
     if (rgb.size() != cv::Size(kShotFrameWidth, kShotFrameHeight)) {
       cv::resize(rgb, small, {kShotFrameWidth, kShotFrameHeight}, 0, 0, cv::INTER_AREA);
@@ -36,7 +37,8 @@ struct ShotDetector::Impl {
 
   void collect(bool ended) {
     for (ShotBoundary& boundary : transitions.take(ended)) {
-      for (int64_t t = boundary.frame - 1; boundary.kind == BoundaryKind::kCut && t <= boundary.frame + 1; ++t) {
+      for (int64_t t = boundary.frame - 1; boundary.kind == BoundaryKind::kCut && t <= boundary.frame + 1;
+           ++t) {
         boundary.content = boundary.content || (t < frames && content.is_cut(t));
       }
       ready.push_back(boundary);
