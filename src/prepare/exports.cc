@@ -5,6 +5,7 @@
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "data/shot_report.h"
 
 namespace moga {
 
@@ -12,12 +13,6 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 namespace {
-
-std::string timecode(int64_t frame, int64_t rate) {
-  const int64_t seconds = frame / rate;
-  return fmt::format("{:02d}:{:02d}:{:02d}:{:02d}", seconds / 3600, seconds / 60 % 60, seconds % 60,
-                     frame % rate);
-}
 
 // A film of latents has no video; then the latents stand in its place.
 std::string film_file(const FilmRecord& film) {
@@ -34,17 +29,16 @@ std::string film_file(const FilmRecord& film) {
 }  // namespace
 
 std::string film_edl(const VideoRecord& video, const FilmRecord& film) {
-  const int64_t rate = std::max<int64_t>(1, std::llround(video.probe.fps));
+  const double fps = std::max(1.0, std::round(video.probe.fps));
   std::string out = fmt::format("TITLE: {}\nFCM: NON-DROP FRAME\n", film.name);
   int64_t record = 0;
   int number = 0;
   for (const FilmShot& shot : film.shots) {
-    const auto begin = static_cast<int64_t>(std::llround(shot.begin * static_cast<double>(rate)));
-    const auto frames = std::max<int64_t>(
-        1, std::llround(static_cast<double>(shot.frames) / film.fps * static_cast<double>(rate)));
+    const auto begin = static_cast<int64_t>(std::llround(shot.begin * fps));
+    const auto frames = std::max<int64_t>(1, std::llround(static_cast<double>(shot.frames) / film.fps * fps));
     out += fmt::format("\n{:03d}  AX       V     C        {} {} {} {}\n* FROM CLIP NAME: {}\n", ++number,
-                       timecode(begin, rate), timecode(begin + frames, rate), timecode(record, rate),
-                       timecode(record + frames, rate), fs::path(video.path).filename().string());
+                       timecode(begin, fps), timecode(begin + frames, fps), timecode(record, fps),
+                       timecode(record + frames, fps), fs::path(video.path).filename().string());
     record += frames;
   }
   return out;
