@@ -27,7 +27,7 @@ std::string plain(const std::string& text) {
 
 std::vector<ShotSpan> shots_between(const std::vector<ShotBoundary>& boundaries, int64_t frames) {
   std::vector<ShotSpan> shots;
-  Shot shot;
+  ShotSpan shot;
   for (const ShotBoundary& boundary : boundaries) {
     shot.last = boundary.frame;
     shot.clean_last = std::max(shot.clean_first, boundary.begin);
