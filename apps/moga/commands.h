@@ -19,5 +19,7 @@ void add_eval(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_random_model(CLI::App& app);
+void add_prepare(CLI::App& app);
+void add_shots(CLI::App& app);
 
 }  // namespace moga

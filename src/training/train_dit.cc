@@ -1,9 +1,9 @@
 #include "attention/upload.h"
-#include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "data/toy_world.h"
 #include "model/model_folder.h"
+#include "model/vae_hash.h"
 #include "training/latent_pool.h"
 #include "training/train.h"
 
@@ -96,12 +96,11 @@ TrainEnd train_dit(const TrainConfig& config, torch::Device device) {
   std::vector<StageData> stages;
   {
     WanVae vae = folder.load_vae(device);
-    const std::string vae_hash =
-        content_hash(config_to_json(sizes.vae).dump() + read_file(folder.part("vae.safetensors")));
+    const std::string vae_name = vae_hash(folder);
     for (const StageConfig& stage : config.stages) {
       const DataConfig& data = stage.data.value_or(config.data);
       stages.push_back(
-          prepare_stage(make_latent_pool(data, sizes.width, sizes.height, stage.latent_frames, vae, vae_hash,
+          prepare_stage(make_latent_pool(data, sizes.width, sizes.height, stage.latent_frames, vae, vae_name,
                                          std::filesystem::path(config.work) / "latents"),
                         tokenizer, sizes.dit, device));
     }
