@@ -8,6 +8,14 @@ function(moga_flags target)
     -Wno-maybe-uninitialized $<$<BOOL:${MOGA_WERROR}>:-Werror>)
 endfunction()
 
+# libtorch's headers cost twenty seconds a compilation even when they are precompiled (templates are instantiated anew),
+# whatever the size of the file; so a folder's files are compiled several at once. Names in their unnamed namespaces must
+# differ for that.
+function(moga_torch_sources target)
+  target_precompile_headers(${target} REUSE_FROM moga_torch_pch)
+  set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
+endfunction()
+
 function(moga_module name)
   cmake_parse_arguments(M "TORCH" "" "DEPS;SYSTEM;TEST_DEPS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
@@ -24,7 +32,7 @@ function(moga_module name)
     add_library(moga_${name} STATIC ${sources})
     moga_flags(moga_${name})
     if(M_TORCH)
-      target_precompile_headers(moga_${name} REUSE_FROM moga_torch_pch)
+      moga_torch_sources(moga_${name})
     endif()
   else()
     set(kind INTERFACE)
@@ -43,7 +51,7 @@ function(moga_test name)
   add_executable(${name} ${T_SOURCES})
   moga_flags(${name})
   if(T_TORCH)
-    target_precompile_headers(${name} REUSE_FROM moga_torch_pch)
+    moga_torch_sources(${name})
   endif()
   target_link_libraries(${name} PRIVATE ${T_DEPS} GTest::gmock GTest::gtest GTest::gtest_main)
   target_compile_definitions(${name} PRIVATE MOGA_SOURCE_DIR="${PROJECT_SOURCE_DIR}"

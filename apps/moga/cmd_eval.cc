@@ -13,7 +13,7 @@ namespace moga {
 
 namespace {
 
-struct Options {
+struct EvalOptions {
   ToyEvalRequest request;
   std::string model = default_model();
   std::string judge;
@@ -23,7 +23,7 @@ struct Options {
   bool json = false;
 };
 
-void evaluate(const Options& options) {
+void evaluate(const EvalOptions& options) {
   ToyEvalRequest request = options.request;
   request.model = options.model;
   request.judge = options.judge;
@@ -41,7 +41,7 @@ void evaluate(const Options& options) {
 void add_eval(CLI::App& app) {
   CLI::App* group = app.add_subcommand("eval", "Measure a model");
   group->require_subcommand(1);
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<EvalOptions>();
   CLI::App* command = group->add_subcommand(
       "toy", "Generate held-out toy films and read looks and cuts back from their pixels");
   command->add_option("--model", options->model, kModelHelp);

@@ -15,7 +15,7 @@ namespace moga {
 
 namespace {
 
-struct Options {
+struct PrepareOptions {
   std::vector<std::string> inputs;
   std::string out;
   std::string config;
@@ -36,7 +36,7 @@ std::string stages_help() {
   return out;
 }
 
-void run(const Options& options) {
+void run_prepare(const PrepareOptions& options) {
   if (options.explain) {
     fmt::print("Keys of a config (YAML) for moga prepare, with their defaults:\n\n{}",
                explain_config<PrepareConfig>());
@@ -80,7 +80,7 @@ void run(const Options& options) {
 }  // namespace
 
 void add_prepare(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<PrepareOptions>();
   CLI::App* command = app.add_subcommand(
       "prepare", "Make multi-shot training films of long raw videos; interrupted runs continue");
   command->footer(
@@ -98,7 +98,7 @@ void add_prepare(CLI::App& app) {
   command->add_flag("--explain", options->explain, "Print every key of the config, its default and meaning");
   command->add_flag("--schema", options->schema, "Print every key of a manifest's lines and its meaning");
   command->add_flag("--json", options->json, "Print the summary as JSON");
-  command->callback([options] { run(*options); });
+  command->callback([options] { run_prepare(*options); });
 }
 
 }  // namespace moga

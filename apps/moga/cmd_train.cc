@@ -14,7 +14,7 @@ namespace moga {
 
 namespace {
 
-struct Options {
+struct TrainOptions {
   std::string config;
   std::string device = "auto";
   bool explain = false;
@@ -48,7 +48,7 @@ TrainEnd train(const TrainConfig& config, torch::Device device) {
   fail("unknown kind of training");
 }
 
-void run(const Options& options) {
+void run_train(const TrainOptions& options) {
   if (options.explain) {
     fmt::print("Keys of a training config (YAML), with their defaults:\n\n{}", explain_config<TrainConfig>());
     return;
@@ -70,13 +70,13 @@ void run(const Options& options) {
 }  // namespace
 
 void add_train(CLI::App& app) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<TrainOptions>();
   CLI::App* command =
       app.add_subcommand("train", "Train a model from a YAML config; interrupted runs continue");
   command->add_option("config", options->config, "Training config (see configs/ and --explain)");
   command->add_option("--device", options->device, "auto, cpu or cuda")->capture_default_str();
   command->add_flag("--explain", options->explain, "Print every key of the config, its default and meaning");
-  command->callback([options] { run(*options); });
+  command->callback([options] { run_train(*options); });
 }
 
 }  // namespace moga
