@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/text_util.h"
 #include "commands.h"
+#include "pipeline/generate.h"
 #include "pipeline/machine_rate.h"
 #include "pipeline/planner.h"
 #include "script/film_script.h"
@@ -42,7 +43,7 @@ struct PlanOptions {
 
 // "832x480" -> 832, 480.
 std::pair<int64_t, int64_t> two_numbers(const std::string& text, const char* option, const char* example) {
-  const std::vector<std::string> parts = split(text, 'x');
+  const std::vector<std::string> parts = split(text, text.find('*') != std::string::npos ? '*' : 'x');
   std::array<int64_t, 2> values{};
   bool good = parts.size() == 2;
   for (size_t i = 0; good && i < 2; ++i) {
@@ -55,9 +56,7 @@ std::pair<int64_t, int64_t> two_numbers(const std::string& text, const char* opt
 }
 
 void take_script(const PlanOptions& options, PlanRequest& request) {
-  const ModelConfig& model = request.model;
-  const FilmScript script =
-      load_script(options.script, {.width = model.width, .height = model.height, .fps = model.fps});
+  const FilmScript script = load_script(options.script, script_defaults(request.model));
   request.frames = script.total_frames();
   request.shot_starts = script.shot_starts();
   request.film_wide_text = !script.global.empty();

@@ -2,6 +2,7 @@
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "base/fingerprint.h"
 #include "io/safetensors.h"
 
 namespace moga {
@@ -102,14 +103,6 @@ void ModelFolder::check_complete() const {
   MOGA_CHECK(missing.empty(), "the model folder {} lacks {}", folder_.string(), fmt::join(missing, ", "));
 }
 
-std::string content_hash(std::string_view bytes) {
-  uint64_t hash = 0xCBF29CE484222325ULL;
-  for (const char byte : bytes) {
-    hash = (hash ^ static_cast<unsigned char>(byte)) * 0x100000001B3ULL;
-  }
-  return fmt::format("{:016x}", hash);
-}
-
 std::string ModelFolder::fingerprint() const {
   std::string text = read_file(part(kConfigFile));
   for (const char* file : {kDitFile, kVaeFile, kTextFile, kTokenizerFile}) {
@@ -119,6 +112,11 @@ std::string ModelFolder::fingerprint() const {
     }
   }
   return content_hash(text);
+}
+
+std::string ModelFolder::text_fingerprint() const {
+  return content_hash(config_to_json(config_.text).dump() + file_fingerprint(part(kTextFile)) +
+                      file_fingerprint(part(kTokenizerFile)));
 }
 
 std::pair<torch::Tensor, torch::Tensor> tokenize_texts(const Tokenizer& tokenizer,

@@ -44,6 +44,8 @@ class ModelFolder {
   // A short hash over all files (name, size, content of moga.json, a sample of the weights): names the model
   // in films.
   std::string fingerprint() const;
+  // The same of the text encoder and its tokenizer alone: names prompt embeddings.
+  std::string text_fingerprint() const;
 
  private:
   std::filesystem::path folder_;
@@ -58,8 +60,5 @@ torch::Tensor encode_texts(UmT5& encoder, const Tokenizer& tokenizer, const std:
 std::pair<torch::Tensor, torch::Tensor> tokenize_texts(const Tokenizer& tokenizer,
                                                        const std::vector<std::string>& texts,
                                                        int64_t text_len);
-
-// FNV-1a over bytes, as 16 hexadecimal digits.
-std::string content_hash(std::string_view bytes);
 
 }  // namespace moga

@@ -9,8 +9,21 @@
 namespace moga {
 namespace {
 
-ModelConfig wan_14b() {
+// What the published Wan2.1 pipeline uses, but for the negative prompt: ours, a list of what goes wrong in
+// generated films.
+ModelConfig wan_1_3b() {
   ModelConfig model;
+  model.sampling.solver = "unipc";
+  model.sampling.negative =
+      "blurry, out of focus, noise, compression artefacts, overexposed, washed-out colours, flickering, "
+      "frozen "
+      "motion, still picture, warped bodies, malformed hands, extra or missing limbs, distorted faces, text, "
+      "subtitles, watermark, logo, picture frame, crowded background";
+  return model;
+}
+
+ModelConfig wan_14b() {
+  ModelConfig model = wan_1_3b();
   model.name = "wan-14b";
   model.dit.dim = 5120;
   model.dit.ffn_dim = 13824;
@@ -50,7 +63,7 @@ ModelConfig toy() {
 using Maker = ModelConfig (*)();
 const std::vector<std::pair<std::string, Maker>>& built_in() {
   static const std::vector<std::pair<std::string, Maker>> kModels = {
-      {"wan-1.3b", [] { return ModelConfig{}; }}, {"wan-14b", wan_14b}, {"toy", toy}};
+      {"wan-1.3b", wan_1_3b}, {"wan-14b", wan_14b}, {"toy", toy}};
   return kModels;
 }
 

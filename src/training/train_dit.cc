@@ -1,6 +1,7 @@
 #include "attention/upload.h"
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "base/fingerprint.h"
 #include "base/log.h"
 #include "data/toy_world.h"
 #include "model/model_folder.h"
