@@ -29,6 +29,11 @@ libswscale-dev                FFmpeg: pixel formats
 libopencv-core-dev            OpenCV: arrays
 libopencv-imgproc-dev         OpenCV: drawing
 libopencv-imgcodecs-dev       OpenCV: PNG files
+libcurl4-openssl-dev          HTTP, for captioning endpoints
+ffmpeg                        tests: odd videos (HDR, variable rate, interlaced)
+libopencv-dnn-dev             OpenCV: networks from ONNX files
+libtesseract-dev              OCR: subtitles and watermarks
+tesseract-ocr-eng             OCR: English data
 libsentencepiece-dev          text tokenizers
 nlohmann-json3-dev            JSON
 libyaml-cpp-dev               YAML
@@ -44,6 +49,8 @@ LIST
     cat <<'LIST'
 clang-format                  CI: the format check
 clang-tidy                    CI: the linter
+clang                         CI: compiles the fuzz programs
+libclang-rt-dev               CI: libFuzzer and the sanitizers
 LIST
   fi
 }

@@ -20,7 +20,7 @@ recipe() {
   fi
 }
 
-for step in tokenizer vae judge dit dit_long vae_decoder; do
+for step in tokenizer vae vae_decoder vae_long judge dit vae_polish; do
   done_mark=out/toy/work/$step.done
   if [ -f "$done_mark" ]; then
     echo "$step: done before"

@@ -1,5 +1,5 @@
-// The documents' examples are tried: whole scripts in fenced yaml blocks are linted, `moga lint` and `moga
-// plan` lines in fenced sh blocks are run from the repository's root.
+// The documents' examples are tried: whole scripts in fenced yaml blocks are linted, `moga lint`,
+// `plan`, `inspect` and `convert` lines in fenced sh blocks are run from the repository's root.
 #include <gmock/gmock.h>
 #include <sys/wait.h>
 
@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "base/atomic_file.h"
+#include "prepare/prepare_config.h"
 #include "script/film_script.h"
 #include "training/train_config.h"
 
@@ -82,7 +83,8 @@ TEST(Docs, CommandsRun) {
   for (const Block& block : blocks("sh")) {
     std::istringstream lines(block.text);
     for (std::string line; std::getline(lines, line);) {
-      if (line.starts_with("moga lint ") || line.starts_with("moga plan ")) {
+      if (line.starts_with("moga lint ") || line.starts_with("moga plan ") ||
+          line.starts_with("moga inspect ") || line.starts_with("moga convert ")) {
         const std::string command =
             "cd \"" MOGA_SOURCE_DIR "\" && \"" MOGA_BINARY_DIR "/bin/\"" + line + " > /dev/null";
         EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 0) << block.place << ": " << line;
@@ -91,6 +93,45 @@ TEST(Docs, CommandsRun) {
     }
   }
   EXPECT_GE(commands, 6);
+}
+
+// The page on data is one session: its commands run in order in a folder of their own.
+TEST(Docs, DataCommandsRunInOrder) {
+  std::string name = (fs::temp_directory_path() / "moga_docs_XXXXXX").string();
+  ASSERT_NE(mkdtemp(name.data()), nullptr);
+  const fs::path folder = name;
+  fs::create_directory_symlink(fs::path(MOGA_SOURCE_DIR) / "examples", folder / "examples");
+  int commands = 0;
+  for (const Block& block : blocks("sh")) {
+    std::istringstream lines(block.text);
+    for (std::string line; block.place.starts_with("data.md") && std::getline(lines, line);) {
+      if (line.starts_with("moga toy-films ") || line.starts_with("moga prepare ")) {
+        const std::string command =
+            "cd \"" + name + "\" && \"" MOGA_BINARY_DIR "/bin/\"" + line + " > /dev/null 2> err.txt";
+        EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 0)
+            << block.place << ": " << line << "\n" << read_file(folder / "err.txt");
+        ++commands;
+      }
+    }
+  }
+  EXPECT_GE(commands, 7);
+  EXPECT_TRUE(fs::exists(folder / "out/prepared/report.html"));
+  fs::remove_all(folder);
+}
+
+TEST(Docs, DataConfigsAreSound) {
+  int configs = 0;
+  for (const Block& block : blocks("yaml")) {
+    if (block.place.starts_with("data.md")) {
+      if (block.text.starts_with("kind: ")) {
+        parse_config<TrainConfig>(block.text, block.place);
+      } else {
+        check_config(parse_config<PrepareConfig>(block.text, block.place));
+      }
+      ++configs;
+    }
+  }
+  EXPECT_GE(configs, 3);
 }
 
 TEST(Examples, TrainingConfigsAreSound) {

@@ -317,13 +317,13 @@ TEST_F(Film, BadRequestsFailBeforeWorkStarts) {
   EXPECT_THAT(message_of([&] { sample_film(bad, kCpu); }), HasSubstr("cannot"));
   bad = request("bad.mp4");
   bad.model = path_ / "nowhere";
-  EXPECT_THAT(message_of([&] { sample_film(bad, kCpu); }), HasSubstr("no model folder"));
+  EXPECT_THAT(message_of([&] { sample_film(bad, kCpu); }), HasSubstr("no model at"));
   fs::create_directories(path_ / "incomplete");
   fs::copy_file(path_ / "model" / "moga.json", path_ / "incomplete" / "moga.json",
                 fs::copy_options::overwrite_existing);
   bad.model = path_ / "incomplete";
   EXPECT_THAT(message_of([&] { sample_film(bad, kCpu); }),
-              HasSubstr("lacks dit.safetensors, vae.safetensors"));
+              HasSubstr("lacks the transformer, the vae"));
   EXPECT_FALSE(fs::exists(path_ / "bad.mp4"));
 }
 

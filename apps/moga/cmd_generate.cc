@@ -22,7 +22,7 @@ namespace {
 struct Options {
   std::string script;
   GenerateRequest request;
-  std::string model;
+  ModelOptions model;
   std::string output = "film.mp4";
   std::string preview;
   std::string attention;
@@ -45,7 +45,7 @@ void report(const DecodedFilm& film, double seconds) {
 void generate(const Options& options) {
   const auto start = std::chrono::steady_clock::now();
   GenerateRequest request = options.request;
-  request.model = options.model;
+  request.model = options.model.source();
   request.output = options.output;
   request.preview = options.preview;
   request.prompt_cache = options.prompt_cache;
@@ -76,6 +76,7 @@ void generate(const Options& options) {
 struct DecodeOptions {
   std::string latents;
   std::string model;
+  std::string vae;
   std::string output;
   std::string device = "auto";
   bool groups = false;
@@ -91,6 +92,7 @@ void decode(const DecodeOptions& options) {
   const FilmLatents latents = read_film_latents(options.latents);
   DecodeRequest request;
   request.model = options.model.empty() ? latents.settings.model_folder : options.model;
+  request.model.vae = options.vae;
   request.output = options.output;
   request.groups = options.groups;
   request.group_layer = options.group_layer;
@@ -103,13 +105,12 @@ void decode(const DecodeOptions& options) {
 
 void add_generate(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  options->model = default_model();
   CLI::App* command = app.add_subcommand("generate", "Make a film from a script");
   command->add_option("SCRIPT", options->script, "Film script (YAML; see docs/script.md and `moga lint`)")
       ->required();
   command->add_option("-o,--output", options->output, "The film; a contact sheet (.png) is written beside it")
       ->capture_default_str();
-  command->add_option("--model", options->model, kModelHelp);
+  options->model.add_to(*command);
   command->add_option("--seed", options->request.seed, "Seed of the noise (default: the script's)");
   command->add_option("--solver", options->request.solver,
                       "unipc (Wan's own), dpmpp, euler, unipc_diffusers or euler_diffusers (default: the "
@@ -159,7 +160,8 @@ void add_decode(CLI::App& app) {
       app.add_subcommand("decode", "Finish a film from latents that `moga generate` left behind");
   command->add_option("LATENTS", options->latents, "FILM.latents.safetensors")->required();
   command->add_option("-o,--output", options->output, "The film")->required();
-  command->add_option("--model", options->model, "Model folder (default: the one that made the latents)");
+  command->add_option("--model", options->model, "Model (default: the one that made the latents)");
+  command->add_option("--vae", options->vae, "VAE weights, if they are not with the model");
   command->add_flag("--groups", options->groups,
                     "Also write the group pictures, if the latents carry groups");
   command->add_option("--group-layer", options->group_layer, "Layer of the group pictures, from 0");

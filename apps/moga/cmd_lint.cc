@@ -10,6 +10,7 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "commands.h"
+#include "model/model_folder.h"
 #include "pipeline/generate.h"
 #include "script/film_script.h"
 
@@ -25,7 +26,7 @@ struct LintRequest {
 // Where a script names neither size nor rate: the model's if one is given; else what small and large films
 // use.
 ScriptDefaults defaults_for(const LintRequest& request) {
-  return script_defaults(request.model.empty() ? ModelConfig() : model_config(request.model));
+  return script_defaults(request.model.empty() ? ModelConfig() : find_model_config(request.model));
 }
 
 int count(const LintResult& result, Severity severity) {

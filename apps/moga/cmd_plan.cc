@@ -1,8 +1,6 @@
 // moga plan: what a film costs before it is made.
 #include <fmt/format.h>
 
-#include <array>
-#include <charconv>
 #include <cstdio>
 #include <memory>
 #include <optional>
@@ -14,10 +12,12 @@
 #include "base/log.h"
 #include "base/text_util.h"
 #include "commands.h"
+#include "model/model_folder.h"
 #include "pipeline/generate.h"
 #include "pipeline/machine_rate.h"
 #include "pipeline/planner.h"
 #include "script/film_script.h"
+#include "two_numbers.h"
 
 namespace moga {
 namespace {
@@ -40,20 +40,6 @@ struct PlanOptions {
   bool json = false;
   bool no_measure = false;
 };
-
-// "832x480" -> 832, 480.
-std::pair<int64_t, int64_t> two_numbers(const std::string& text, const char* option, const char* example) {
-  const std::vector<std::string> parts = split(text, text.find('*') != std::string::npos ? '*' : 'x');
-  std::array<int64_t, 2> values{};
-  bool good = parts.size() == 2;
-  for (size_t i = 0; good && i < 2; ++i) {
-    const char* end = parts[i].data() + parts[i].size();
-    const auto [stop, error] = std::from_chars(parts[i].data(), end, values[i]);
-    good = error == std::errc() && stop == end && values[i] > 0;
-  }
-  MOGA_CHECK(good, "{}: expected two numbers such as {}, found '{}'", option, example, text);
-  return {values[0], values[1]};
-}
 
 void take_script(const PlanOptions& options, PlanRequest& request) {
   const FilmScript script = load_script(options.script, script_defaults(request.model));
@@ -89,12 +75,12 @@ void take_length(const PlanOptions& options, PlanRequest& request) {
 
 PlanRequest make_request(const PlanOptions& options) {
   PlanRequest request;
-  request.model = model_config(options.model);
+  request.model = find_model_config(options.model);
   request.width = request.model.width;
   request.height = request.model.height;
   request.fps = request.model.fps;
   // The toy model runs in float32 on the CPU, the large ones in bfloat16 on a GPU.
-  request.precision = request.model.dit.dim < 1024 ? Precision::kF32 : Precision::kBf16;
+  request.precision = default_precision(request.model.dit);
   if (!options.precision.empty()) {
     request.precision = enum_value<Precision>(options.precision, "--precision");
   }
@@ -149,7 +135,7 @@ void add_plan(CLI::App& app) {
   CLI::App* command = app.add_subcommand("plan", "Tokens, sparsity, operations, memory and time of a film");
   command
       ->add_option("-m,--model", o.model,
-                   "wan-1.3b, wan-14b, toy, or the path of a model folder or moga.json")
+                   "wan-1.3b, wan-14b, toy, or the path of a model (docs/models.md) or a moga.json")
       ->capture_default_str();
   auto* script =
       command->add_option("--script", o.script, "Plan this film script: its length, cuts, size and rate");

@@ -60,6 +60,7 @@ void run(const Options& options) {
     // Products in TensorFloat-32: the optimiser's state and the sums stay float32.
     at::globalContext().setAllowTF32CuBLAS(true);
     at::globalContext().setAllowTF32CuDNN(true);
+    at::globalContext().setBenchmarkCuDNN(true);  // all steps of a stage have the same sizes
   }
   if (train(config, device) == TrainEnd::kFinished) {
     spdlog::info("done: {} has the trained {}", config.model, enum_name(config.kind));

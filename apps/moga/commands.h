@@ -16,5 +16,10 @@ void add_decode(CLI::App& app);
 void add_reconstruct(CLI::App& app);
 void add_groups(CLI::App& app);
 void add_eval(CLI::App& app);
+void add_inspect(CLI::App& app);
+void add_convert(CLI::App& app);
+void add_random_model(CLI::App& app);
+void add_prepare(CLI::App& app);
+void add_shots(CLI::App& app);
 
 }  // namespace moga

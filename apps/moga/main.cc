@@ -33,6 +33,11 @@ int run(int argc, char** argv) {
   moga::add_reconstruct(app);
   moga::add_groups(app);
   moga::add_eval(app);
+  moga::add_inspect(app);
+  moga::add_convert(app);
+  moga::add_random_model(app);
+  moga::add_prepare(app);
+  moga::add_shots(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -149,6 +149,8 @@ std::unique_ptr<FilmSource> open_films(const DataConfig& config, int64_t width, 
   if (config.kind == DataKind::kToy) {
     return std::make_unique<ToySource>(config, width, height);
   }
+  MOGA_CHECK(config.kind == DataKind::kFolder,
+             "data.kind latents: only the diffusion transformer trains on latents; give films as a folder");
   return std::make_unique<FolderSource>(config, width, height);
 }
 

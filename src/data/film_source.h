@@ -21,11 +21,11 @@ struct TrainingFilm {
   std::vector<std::string> captions;  // one a shot
 };
 
-enum class DataKind { kToy, kFolder };
+enum class DataKind { kToy, kFolder, kLatents };
 template <>
 struct EnumNames<DataKind> {
-  static constexpr std::array<std::pair<DataKind, const char*>, 2> kNames = {
-      {{DataKind::kToy, "toy"}, {DataKind::kFolder, "folder"}}};
+  static constexpr std::array<std::pair<DataKind, const char*>, 3> kNames = {
+      {{DataKind::kToy, "toy"}, {DataKind::kFolder, "folder"}, {DataKind::kLatents, "latents"}}};
 };
 
 struct DataConfig {
@@ -39,12 +39,16 @@ struct DataConfig {
 
   template <class Self, class V>
   static void visit(Self& s, V&& v) {
-    v("kind", s.kind, "Where films come from: toy (drawn) or folder (clips with captions)");
+    v("kind", s.kind,
+      "Where films come from: toy (drawn), folder (clips with captions) or latents (encoded films, dit "
+      "only)");
     v("seed", s.seed, "toy: film i is drawn from seed + i");
     v("films", s.films, "toy: number of films");
     v("toy", s.toy, "toy: size, shots and length of the films");
     v("folder", s.folder,
-      "folder: clips with NAME.yaml (a film script) or NAME.txt (one caption, or one a shot) beside them");
+      "folder: clips with NAME.yaml (a film script) or NAME.txt (one caption, or one a shot) beside them; "
+      "latents: "
+      "NAME.safetensors with NAME.yaml");
     v("max_frames", s.max_frames, "folder: frames taken from the start of a clip at most");
   }
 };

@@ -6,12 +6,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
-#include <tuple>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
@@ -27,87 +29,80 @@ static_assert(std::endian::native == std::endian::little,
 
 namespace {
 
-constexpr size_t kMaxHeader = 100'000'000;  // the limit of the reference implementation
-constexpr size_t kLengthBytes = 8;
+constexpr size_t kPiece = size_t{4} << 20U;  // bytes copied before their pages are given back
 
 struct DtypeName {
   const char* name;
   torch::ScalarType dtype;
 };
-constexpr DtypeName kDtypes[] = {
+constexpr DtypeName kReadAs[] = {
     {"F64", torch::kFloat64}, {"F32", torch::kFloat32}, {"F16", torch::kFloat16}, {"BF16", torch::kBFloat16},
     {"I64", torch::kInt64},   {"I32", torch::kInt32},   {"I16", torch::kInt16},   {"I8", torch::kInt8},
     {"U8", torch::kUInt8},    {"BOOL", torch::kBool}};
 
-std::string known_dtypes() {
-  std::vector<std::string> names;
-  for (const auto& entry : kDtypes) {
-    names.emplace_back(entry.name);
+// What a stored dtype is read as; float8 has no type of its own in libtorch 1.13.
+torch::ScalarType read_as(const std::string& stored) {
+  for (const auto& entry : kReadAs) {
+    if (stored == entry.name) {
+      return entry.dtype;
+    }
   }
-  return fmt::format("{}", fmt::join(names, ", "));
+  return torch::kBFloat16;
 }
 
-// Bytes that a tensor of this shape takes; throws if the product overflows. Zero dimensions count as one for
-// the overflow check, because torch multiplies strides that way.
-size_t checked_bytes(const std::vector<int64_t>& shape, size_t element_size, const std::string& where) {
-  int64_t guard = static_cast<int64_t>(element_size);
-  bool empty = false;
-  for (const int64_t size : shape) {
-    empty = empty || size == 0;
-    MOGA_CHECK(!__builtin_mul_overflow(guard, std::max<int64_t>(size, 1), &guard),
-               "{}: the shape [{}] overflows 63 bits", where, fmt::join(shape, ", "));
+// The 256 values of a float8 format as bfloat16: sign, `exponent_bits`, the rest mantissa. E4M3 has no
+// infinities and one NaN a sign (Micikevicius et al. 2022, "FP8 formats for deep learning").
+std::array<at::BFloat16, 256> float8_values(int exponent_bits) {
+  std::array<at::BFloat16, 256> values;
+  const int mantissa_bits = 7 - exponent_bits;
+  const int bias = (1 << (exponent_bits - 1)) - 1;
+  const int top = (1 << exponent_bits) - 1;
+  for (int code = 0; code < 256; ++code) {
+    const int exponent = (code & 0x7F) >> mantissa_bits;
+    const int mantissa = code & ((1 << mantissa_bits) - 1);
+    double value = exponent == 0
+                       ? std::ldexp(mantissa, 1 - bias - mantissa_bits)
+                       : std::ldexp((1 << mantissa_bits) + mantissa, exponent - bias - mantissa_bits);
+    if (exponent_bits == 4 && (code & 0x7F) == 0x7F) {
+      value = std::numeric_limits<double>::quiet_NaN();
+    } else if (exponent_bits == 5 && exponent == top) {
+      value =
+          mantissa == 0 ? std::numeric_limits<double>::infinity() : std::numeric_limits<double>::quiet_NaN();
+    }
+    values[static_cast<size_t>(code)] = static_cast<float>((code & 0x80) != 0 ? -value : value);
   }
-  return empty ? 0 : static_cast<size_t>(guard);
+  return values;
 }
 
-TensorInfo checked_info(const SafetensorsEntry& entry, size_t data_size, const std::string& where) {
-  const auto* known = std::find_if(std::begin(kDtypes), std::end(kDtypes),
-                                   [&](const DtypeName& candidate) { return entry.dtype == candidate.name; });
-  MOGA_CHECK(known != std::end(kDtypes), "{}: unknown dtype '{}', expected one of {}", where, entry.dtype,
-             known_dtypes());
-  MOGA_CHECK(entry.begin <= entry.end, "{}: data_offsets [{}, {}] run backwards", where, entry.begin,
-             entry.end);
-  MOGA_CHECK(entry.end <= data_size,
-             "{}: data_offsets [{}, {}] end beyond the file's {} data bytes (truncated?)", where, entry.begin,
-             entry.end, data_size);
-  const size_t bytes = checked_bytes(entry.shape, torch::elementSize(known->dtype), where);
-  MOGA_CHECK(entry.end - entry.begin == bytes, "{}: {} of shape [{}] needs {} bytes, data_offsets give {}",
-             where, entry.dtype, fmt::join(entry.shape, ", "), bytes, entry.end - entry.begin);
-  return {known->dtype, entry.shape, entry.begin, entry.end};
-}
-
-// Every data byte belongs to exactly one tensor, as the format demands: overlaps would let a small file name
-// terabytes, and gaps could hide other content.
-void check_coverage(const std::map<std::string, TensorInfo>& tensors, size_t data_size,
-                    const std::string& file) {
-  std::vector<std::pair<const std::string*, const TensorInfo*>> order;
-  for (const auto& [name, info] : tensors) {
-    order.emplace_back(&name, &info);
+// `bytes` of stored data as a new tensor [elements] of read_as(stored).
+torch::Tensor decode(const char* bytes, size_t elements, const std::string& stored) {
+  torch::Tensor out = torch::empty({static_cast<int64_t>(elements)}, read_as(stored));
+  if (stored == "F8_E4M3" || stored == "F8_E5M2") {
+    static const auto kE4M3 = float8_values(4);
+    static const auto kE5M2 = float8_values(5);
+    const auto& table = stored == "F8_E4M3" ? kE4M3 : kE5M2;
+    std::transform(bytes, bytes + elements, out.data_ptr<at::BFloat16>(),
+                   [&](char code) { return table[static_cast<unsigned char>(code)]; });
+  } else if (stored == "BOOL") {
+    // A byte other than 0 and 1 is undefined behaviour as a C++ bool, so such bytes become 1.
+    std::transform(bytes, bytes + elements, static_cast<char*>(out.data_ptr()),
+                   [](char byte) { return static_cast<char>(byte != 0); });
+  } else {
+    std::memcpy(out.data_ptr(), bytes, elements * out.element_size());
   }
-  std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
-    return std::tie(a.second->begin, a.second->end) < std::tie(b.second->begin, b.second->end);
-  });
-  size_t covered = 0;
-  for (const auto& [name, info] : order) {
-    MOGA_CHECK(info->begin >= covered,
-               "{}: tensor '{}' at [{}, {}) overlaps the tensor before it, which ends at {}", file, *name,
-               info->begin, info->end, covered);
-    MOGA_CHECK(info->begin == covered, "{}: {} bytes before tensor '{}' belong to no tensor", file,
-               info->begin - covered, *name);
-    covered = info->end;
-  }
-  MOGA_CHECK(covered == data_size, "{}: {} bytes after the last tensor belong to no tensor", file,
-             data_size - covered);
+  return out;
 }
 
 const char* dtype_name(torch::ScalarType dtype, const std::string& tensor) {
-  for (const auto& entry : kDtypes) {
+  std::vector<std::string> names;
+  for (const auto& entry : kReadAs) {
     if (entry.dtype == dtype) {
       return entry.name;
     }
+    names.emplace_back(entry.name);
   }
   fail("tensor '{}': dtype {} cannot be stored, expected one of {}", tensor, torch::toString(dtype),
-       known_dtypes());
+       fmt::join(names, ", "));
 }
 
 }  // namespace
@@ -124,9 +119,9 @@ struct SafetensorsFile::Mapping {
            S_ISDIR(status.st_mode) ? "a folder" : "something that is not a regular file");
     }
     size = static_cast<size_t>(status.st_size);
-    if (size < kLengthBytes) {
+    if (size == 0) {
       ::close(file);
-      fail("{}: expected a safetensors file, found only {} bytes", path.string(), size);
+      fail("{}: expected a safetensors file, found an empty one", path.string());
     }
     void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0);
     const int error = errno;
@@ -138,7 +133,17 @@ struct SafetensorsFile::Mapping {
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
 
+  std::string_view all() const { return {bytes, size}; }
   size_t data_size() const { return size - data_begin; }
+  // The pages wholly inside [begin, end) of the data may be dropped; they are read again if they are needed.
+  void release(size_t begin, size_t end) const {
+    const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+    const size_t first = (data_begin + begin + page - 1) / page * page;
+    const size_t last = (data_begin + end) / page * page;
+    if (first < last) {
+      ::madvise(const_cast<char*>(bytes) + first, last - first, MADV_DONTNEED);
+    }
+  }
 
   const char* bytes = nullptr;
   size_t size = 0;
@@ -148,48 +153,31 @@ struct SafetensorsFile::Mapping {
 SafetensorsFile::SafetensorsFile(const fs::path& path) : path_(path) {
   const std::string file = path.string();
   const auto mapping = std::make_shared<Mapping>(path);
-  uint64_t length = 0;
-  std::memcpy(&length, mapping->bytes, kLengthBytes);
-  const size_t room = mapping->size - kLengthBytes;
-  MOGA_CHECK(length <= room,
-             "{}: the header is said to have {} bytes, but only {} follow (truncated, or not safetensors)",
-             file, length, room);
-  MOGA_CHECK(length <= kMaxHeader, "{}: a header of {} bytes is more than the {} that are accepted", file,
-             length, kMaxHeader);
-  mapping->data_begin = kLengthBytes + length;
-
-  SafetensorsHeader header = parse_safetensors_header({mapping->bytes + kLengthBytes, length}, file);
+  const std::string_view text = safetensors_header_text(mapping->all(), file);
+  SafetensorsHeader header = parse_safetensors_header(text, file);
+  mapping->data_begin = static_cast<size_t>(text.data() + text.size() - mapping->bytes);
+  check_safetensors_layout(header, mapping->data_size(), file);
   for (const auto& [name, entry] : header.tensors) {
-    tensors_.emplace(name,
-                     checked_info(entry, mapping->data_size(), fmt::format("{}: tensor '{}'", file, name)));
+    tensors_.emplace(name, TensorInfo{read_as(entry.dtype), entry.shape, entry.dtype, entry.end - entry.begin,
+                                      entry.begin});
   }
-  check_coverage(tensors_, mapping->data_size(), file);
   metadata_ = std::move(header.metadata);
   mapping_ = mapping;
 }
 
-torch::Tensor SafetensorsFile::read(const std::string& name) const {
-  const auto found = tensors_.find(name);
-  if (found == tensors_.end()) {
-    std::vector<std::string> names;
-    for (const auto& entry : tensors_) {
-      names.push_back(entry.first);
-    }
-    const auto near = nearest_word(name, names);
-    fail("{}: no tensor '{}' among its {}{}", path_.string(), name, names.size(),
-         near ? ", did you mean '" + *near + "'?" : "");
-  }
-  const TensorInfo& info = found->second;
-  torch::Tensor tensor = torch::empty(info.shape, torch::TensorOptions().dtype(info.dtype));
-  if (info.end > info.begin) {
-    const char* source = mapping_->bytes + mapping_->data_begin + info.begin;
-    if (info.dtype == torch::kBool) {
-      // A byte other than 0 and 1 is undefined behaviour as a C++ bool, so such bytes become 1.
-      std::transform(source, source + (info.end - info.begin), static_cast<char*>(tensor.data_ptr()),
-                     [](char byte) { return static_cast<char>(byte != 0); });
-    } else {
-      std::memcpy(tensor.data_ptr(), source, info.end - info.begin);
-    }
+torch::Tensor SafetensorsFile::read(const std::string& name, std::optional<torch::ScalarType> dtype) const {
+  const TensorInfo& info = info_of(name);
+  torch::Tensor tensor = torch::empty(info.shape, torch::TensorOptions().dtype(dtype.value_or(info.dtype)));
+  torch::Tensor flat = tensor.view({-1});
+  const size_t element = *safetensors_element_size(info.stored);
+  for (size_t done = 0; done < info.bytes; done += kPiece) {
+    const size_t bytes = std::min(kPiece, info.bytes - done);
+    const auto first = static_cast<int64_t>(done / element);
+    const auto count = static_cast<int64_t>(bytes / element);
+    flat.slice(0, first, first + count)
+        .copy_(
+            decode(mapping_->bytes + mapping_->data_begin + info.begin + done, bytes / element, info.stored));
+    mapping_->release(info.begin, info.begin + done + bytes);
   }
   return tensor;
 }
@@ -202,7 +190,8 @@ std::map<std::string, torch::Tensor> SafetensorsFile::read_all() const {
   return all;
 }
 
-void write_safetensors(const fs::path& path, const std::map<std::string, torch::Tensor>& tensors,
+void write_safetensors(const fs::path& path, std::vector<TensorToWrite> tensors,
+                       const std::function<torch::Tensor(const std::string&)>& tensor,
                        const std::map<std::string, std::string>& metadata) {
   auto header = nlohmann::ordered_json::object();
   if (!metadata.empty()) {
@@ -211,37 +200,33 @@ void write_safetensors(const fs::path& path, const std::map<std::string, torch::
     }
     header["__metadata__"] = metadata;
   }
-  std::vector<std::pair<const std::string*, torch::Tensor>> order;
-  for (const auto& [name, tensor] : tensors) {
-    MOGA_CHECK(name != "__metadata__" && is_utf8(name), "{}: '{}' cannot be a tensor's name", path.string(),
-               name);
-    MOGA_CHECK(tensor.defined(), "{}: tensor '{}' is undefined", path.string(), name);
-    order.emplace_back(&name, tensor);
-  }
-  std::stable_sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
-    return a.second.element_size() > b.second.element_size();  // the map has the names in order already
+  std::sort(tensors.begin(), tensors.end(), [](const TensorToWrite& a, const TensorToWrite& b) {
+    const auto size = [](const TensorToWrite& t) { return torch::elementSize(t.dtype); };
+    return size(a) != size(b) ? size(a) > size(b) : a.name < b.name;
   });
   size_t end = 0;
-  for (const auto& [name, tensor] : order) {
+  for (const auto& [name, dtype, shape] : tensors) {
+    MOGA_CHECK(name != "__metadata__" && is_utf8(name), "{}: '{}' cannot be a tensor's name", path.string(),
+               name);
     const size_t begin = end;
-    end += static_cast<size_t>(tensor.numel() * tensor.element_size());
-    header[*name] = {{"dtype", dtype_name(tensor.scalar_type(), *name)},
-                     {"shape", tensor.sizes().vec()},
-                     {"data_offsets", {begin, end}}};
+    end += torch::elementSize(dtype) * static_cast<size_t>(c10::multiply_integers(shape));
+    header[name] = {{"dtype", dtype_name(dtype, name)}, {"shape", shape}, {"data_offsets", {begin, end}}};
   }
   std::string text = header.dump();
   text.resize((text.size() + 7) / 8 * 8, ' ');
-  MOGA_CHECK(text.size() <= kMaxHeader, "{}: the header would take {} bytes, more than the format's {}",
-             path.string(), text.size(), kMaxHeader);
-
+  MOGA_CHECK(text.size() <= kMaxSafetensorsHeader,
+             "{}: the header would take {} bytes, more than the format's {}", path.string(), text.size(),
+             kMaxSafetensorsHeader);
   AtomicFile file(path);
   {
     std::ofstream stream(file.path(), std::ios::binary);
     const uint64_t length = text.size();
     stream.write(reinterpret_cast<const char*>(&length), sizeof(length));
     stream.write(text.data(), static_cast<std::streamsize>(text.size()));
-    for (const auto& [name, tensor] : order) {
-      const torch::Tensor plain = tensor.detach().to(torch::kCPU).contiguous();
+    for (const auto& [name, dtype, shape] : tensors) {
+      const torch::Tensor plain = tensor(name).detach().to(torch::kCPU).contiguous();
+      MOGA_CHECK(plain.scalar_type() == dtype && plain.sizes() == torch::IntArrayRef(shape),
+                 "{}: tensor '{}' is not as announced", path.string(), name);
       stream.write(static_cast<const char*>(plain.data_ptr()),
                    static_cast<std::streamsize>(plain.numel() * plain.element_size()));
       MOGA_CHECK(stream.good(), "cannot write {}: {}", path.string(), std::strerror(errno));
@@ -250,6 +235,17 @@ void write_safetensors(const fs::path& path, const std::map<std::string, torch::
     MOGA_CHECK(stream.good(), "cannot write {}: {}", path.string(), std::strerror(errno));
   }
   file.commit();
+}
+
+void write_safetensors(const fs::path& path, const std::map<std::string, torch::Tensor>& tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  std::vector<TensorToWrite> list;
+  for (const auto& [name, tensor] : tensors) {
+    MOGA_CHECK(tensor.defined(), "{}: tensor '{}' is undefined", path.string(), name);
+    list.push_back({name, tensor.scalar_type(), tensor.sizes().vec()});
+  }
+  write_safetensors(
+      path, std::move(list), [&](const std::string& name) { return tensors.at(name); }, metadata);
 }
 
 }  // namespace moga

@@ -4,32 +4,32 @@
 #include <torch/torch.h>
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
-namespace moga {
+#include "io/tensor_file.h"
 
-struct TensorInfo {
-  torch::ScalarType dtype;
-  std::vector<int64_t> shape;
-  size_t begin = 0;  // half-open byte range after the header
-  size_t end = 0;
-};
+namespace moga {
 
 // An open file. Throws Error (file, what was found, what was expected) on anything malformed: truncation,
 // header length beyond the file or 100 MB, bad JSON, overlapping or overflowing ranges, duplicate names,
 // sizes that do not match dtype and shape, unknown dtypes.
-class SafetensorsFile {
+class SafetensorsFile : public TensorFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& path);
 
-  const std::map<std::string, TensorInfo>& tensors() const { return tensors_; }
-  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  const std::filesystem::path& path() const override { return path_; }
+  const char* format() const override { return "safetensors"; }
+  const std::map<std::string, TensorInfo>& tensors() const override { return tensors_; }
+  const std::map<std::string, std::string>& metadata() const override { return metadata_; }
   bool contains(const std::string& name) const { return tensors_.count(name) != 0; }
-  // A copy of the tensor (CPU, stored dtype). Throws Error if the name is unknown.
-  torch::Tensor read(const std::string& name) const;
+  // Copied in pieces, and the pages of the mapping are given back behind each, so that reading a whole file
+  // takes no more memory than its tensors. float8 (E4M3, E5M2) becomes bfloat16, which holds it exactly.
+  torch::Tensor read(const std::string& name,
+                     std::optional<torch::ScalarType> dtype = std::nullopt) const override;
   std::map<std::string, torch::Tensor> read_all() const;
 
  private:
@@ -40,8 +40,20 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-// Writes atomically; tensors are moved to the CPU and made contiguous; header padded with spaces to 8 bytes,
-// tensors ordered by element size (largest first), then name, so that each is naturally aligned.
+struct TensorToWrite {
+  std::string name;
+  torch::ScalarType dtype;
+  std::vector<int64_t> shape;
+};
+// Writes atomically; header padded with spaces to 8 bytes, tensors ordered by element size (largest first),
+// then name, so that each is naturally aligned. `tensor` is asked for one tensor after the other, in that
+// order, and nothing is kept: files larger than memory can be written. Throws Error if one is not as
+// announced.
+void write_safetensors(const std::filesystem::path& path, std::vector<TensorToWrite> tensors,
+                       const std::function<torch::Tensor(const std::string&)>& tensor,
+                       const std::map<std::string, std::string>& metadata = {});
+
+// The same for tensors in memory; they are moved to the CPU and made contiguous.
 void write_safetensors(const std::filesystem::path& path, const std::map<std::string, torch::Tensor>& tensors,
                        const std::map<std::string, std::string>& metadata = {});
 

@@ -1,8 +1,11 @@
 #include "io/safetensors_header.h"
 
+#include <algorithm>
+#include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <tuple>
 
 #include "base/error.h"
 
@@ -152,6 +155,100 @@ SafetensorsHeader parse_safetensors_header(std::string_view text, const std::str
   HeaderReader reader(file);
   nlohmann::json::sax_parse(text.begin(), text.end(), &reader);
   return reader.take();
+}
+
+namespace {
+
+constexpr size_t kLengthBytes = 8;
+
+struct DtypeSize {
+  const char* name;
+  size_t bytes;
+};
+constexpr DtypeSize kDtypes[] = {{"F64", 8}, {"F32", 4},  {"F16", 2},     {"BF16", 2},
+                                 {"I64", 8}, {"I32", 4},  {"I16", 2},     {"I8", 1},
+                                 {"U8", 1},  {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1}};
+
+std::string known_dtypes() {
+  std::vector<std::string> names;
+  for (const auto& entry : kDtypes) {
+    names.emplace_back(entry.name);
+  }
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+// Bytes that a tensor of this shape takes; throws if the product overflows. Zero dimensions count as one for
+// the overflow check, because torch multiplies strides that way.
+uint64_t checked_bytes(const std::vector<int64_t>& shape, size_t element_size, const std::string& where) {
+  int64_t guard = static_cast<int64_t>(element_size);
+  bool empty = false;
+  for (const int64_t size : shape) {
+    empty = empty || size == 0;
+    MOGA_CHECK(!__builtin_mul_overflow(guard, std::max<int64_t>(size, 1), &guard),
+               "{}: the shape [{}] overflows 63 bits", where, fmt::join(shape, ", "));
+  }
+  return empty ? 0 : static_cast<uint64_t>(guard);
+}
+
+void check_entry(const SafetensorsEntry& entry, uint64_t data_size, const std::string& where) {
+  const auto element_size = safetensors_element_size(entry.dtype);
+  MOGA_CHECK(element_size.has_value(), "{}: unknown dtype '{}', expected one of {}", where, entry.dtype,
+             known_dtypes());
+  MOGA_CHECK(entry.begin <= entry.end, "{}: data_offsets [{}, {}] run backwards", where, entry.begin,
+             entry.end);
+  MOGA_CHECK(entry.end <= data_size,
+             "{}: data_offsets [{}, {}] end beyond the file's {} data bytes (truncated?)", where, entry.begin,
+             entry.end, data_size);
+  const uint64_t bytes = checked_bytes(entry.shape, *element_size, where);
+  MOGA_CHECK(entry.end - entry.begin == bytes, "{}: {} of shape [{}] needs {} bytes, data_offsets give {}",
+             where, entry.dtype, fmt::join(entry.shape, ", "), bytes, entry.end - entry.begin);
+}
+
+}  // namespace
+
+std::optional<size_t> safetensors_element_size(std::string_view dtype) {
+  const auto* known = std::find_if(std::begin(kDtypes), std::end(kDtypes),
+                                   [&](const DtypeSize& candidate) { return dtype == candidate.name; });
+  return known == std::end(kDtypes) ? std::nullopt : std::optional(known->bytes);
+}
+
+// Every data byte belongs to exactly one tensor, as the format demands: overlaps would let a small file name
+// terabytes, and gaps could hide other content.
+void check_safetensors_layout(const SafetensorsHeader& header, uint64_t data_size, const std::string& file) {
+  std::vector<std::pair<const std::string*, const SafetensorsEntry*>> order;
+  for (const auto& [name, entry] : header.tensors) {
+    check_entry(entry, data_size, fmt::format("{}: tensor '{}'", file, name));
+    order.emplace_back(&name, &entry);
+  }
+  std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
+    return std::tie(a.second->begin, a.second->end) < std::tie(b.second->begin, b.second->end);
+  });
+  uint64_t covered = 0;
+  for (const auto& [name, entry] : order) {
+    MOGA_CHECK(entry->begin >= covered,
+               "{}: tensor '{}' at [{}, {}) overlaps the tensor before it, which ends at {}", file, *name,
+               entry->begin, entry->end, covered);
+    MOGA_CHECK(entry->begin == covered, "{}: {} bytes before tensor '{}' belong to no tensor", file,
+               entry->begin - covered, *name);
+    covered = entry->end;
+  }
+  MOGA_CHECK(covered == data_size, "{}: {} bytes after the last tensor belong to no tensor", file,
+             data_size - covered);
+}
+
+std::string_view safetensors_header_text(std::string_view bytes, const std::string& file) {
+  MOGA_CHECK(bytes.size() >= kLengthBytes, "{}: expected a safetensors file, found only {} bytes", file,
+             bytes.size());
+  uint64_t length = 0;
+  std::memcpy(&length, bytes.data(), kLengthBytes);
+  const size_t room = bytes.size() - kLengthBytes;
+  MOGA_CHECK(length <= room,
+             "{}: the header is said to have {} bytes, but only {} follow (truncated, or not safetensors)",
+             file, length, room);
+  MOGA_CHECK(length <= kMaxSafetensorsHeader,
+             "{}: a header of {} bytes is more than the {} that are accepted", file, length,
+             kMaxSafetensorsHeader);
+  return bytes.substr(kLengthBytes, length);
 }
 
 }  // namespace moga

@@ -6,6 +6,7 @@ extern "C" {
 #include <libavcodec/avcodec.h>
 #include <libavformat/avformat.h>
 #include <libavutil/display.h>
+#include <libavutil/dovi_meta.h>
 #include <libavutil/opt.h>
 #include <libavutil/pixdesc.h>
 #include <libswscale/swscale.h>
@@ -61,5 +62,10 @@ void quiet_log();
 
 // The stream's 3x3 display matrix, or nullptr.
 const int32_t* display_matrix(const AVStream* stream);
+
+// Dolby Vision whose pictures make sense only to its own decoders (profile 5).
+bool is_bare_dolby_vision(const AVStream* stream);
+
+bool is_interlaced(const AVFrame& frame);
 
 }  // namespace moga::ffmpeg

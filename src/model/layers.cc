@@ -5,8 +5,8 @@
 namespace moga {
 
 MlpImpl::MlpImpl(int64_t in, int64_t hidden, int64_t out, Activation activation)
-    : first_(register_module("0", torch::nn::Linear(in, hidden))),
-      last_(register_module("2", torch::nn::Linear(hidden, out))),
+    : first_(register_module("0", Linear(in, hidden))),
+      last_(register_module("2", Linear(hidden, out))),
       activation_(activation) {}
 
 torch::Tensor MlpImpl::forward(const torch::Tensor& x) {

@@ -5,6 +5,8 @@
 
 #include <string>
 
+#include "model/linear.h"
+
 namespace moga {
 
 // Linear, activation, Linear under the names "0" and "2", as the published sequential modules have them.
@@ -15,8 +17,8 @@ class MlpImpl : public torch::nn::Module {
   torch::Tensor forward(const torch::Tensor& x);
 
  private:
-  torch::nn::Linear first_{nullptr};
-  torch::nn::Linear last_{nullptr};
+  Linear first_{nullptr};
+  Linear last_{nullptr};
   Activation activation_;
 };
 TORCH_MODULE(Mlp);

@@ -25,8 +25,8 @@ class Norm : public torch::nn::Module {
   double eps_;
 };
 
-static torch::nn::Linear no_bias(int64_t in, int64_t out) {
-  return torch::nn::Linear(torch::nn::LinearOptions(in, out).bias(false));
+static Linear no_bias(int64_t in, int64_t out) {
+  return Linear(in, out, /*with_bias=*/false);
 }
 
 class Attention : public torch::nn::Module {
@@ -37,6 +37,9 @@ class Attention : public torch::nn::Module {
         v_(register_module("v", no_bias(c.dim, c.dim_attn))),
         o_(register_module("o", no_bias(c.dim_attn, c.dim))),
         heads_(c.heads) {
+    if (BareWeights::on()) {
+      return;
+    }
     // T5's initialisation: scores are not divided by sqrt(D), so the query weights are small instead.
     torch::NoGradGuard guard;
     const double width = static_cast<double>(c.dim);
@@ -56,7 +59,7 @@ class Attention : public torch::nn::Module {
   }
 
  private:
-  torch::nn::Linear q_{nullptr}, k_{nullptr}, v_{nullptr}, o_{nullptr};
+  Linear q_{nullptr}, k_{nullptr}, v_{nullptr}, o_{nullptr};
   int64_t heads_;
 };
 
@@ -73,7 +76,7 @@ class FeedForward : public torch::nn::Module {
   Tensor forward(const Tensor& x) { return fc2_(fc1_(x) * gelu_tanh(gate_(x))); }
 
  private:
-  torch::nn::Linear gate_{nullptr}, fc1_{nullptr}, fc2_{nullptr};
+  Linear gate_{nullptr}, fc1_{nullptr}, fc2_{nullptr};
 };
 
 class Block : public torch::nn::Module {
@@ -134,10 +137,18 @@ Tensor relative_position_bucket(const Tensor& relative, int64_t buckets, int64_t
   return (relative > 0).to(torch::kInt64) * half + torch::where(distance < exact, distance, far);
 }
 
+// A billion numbers in the real encoder: not drawn only to be overwritten.
+static torch::nn::Embedding new_embedding(int64_t rows, int64_t width) {
+  torch::nn::EmbeddingOptions options(rows, width);
+  if (BareWeights::on()) {
+    options._weight(new_weight({rows, width}));
+  }
+  return torch::nn::Embedding(options);
+}
+
 UmT5Impl::UmT5Impl(const TextEncoderConfig& config)
     : config_(config),
-      token_embedding_(
-          register_module("token_embedding", torch::nn::Embedding(config.vocab_size, config.dim))) {
+      token_embedding_(register_module("token_embedding", new_embedding(config.vocab_size, config.dim))) {
   MOGA_CHECK(config.heads > 0 && config.dim_attn % config.heads == 0,
              "attention width {} is no multiple of {} heads", config.dim_attn, config.heads);
   auto blocks = std::make_shared<torch::nn::Module>();

@@ -13,12 +13,13 @@ namespace {
 // generated films.
 ModelConfig wan_1_3b() {
   ModelConfig model;
+  model.vae.latents_mean = wan_latents_mean();
+  model.vae.latents_std = wan_latents_std();
   model.sampling.solver = "unipc";
   model.sampling.negative =
       "blurry, out of focus, noise, compression artefacts, overexposed, washed-out colours, flickering, "
-      "frozen "
-      "motion, still picture, warped bodies, malformed hands, extra or missing limbs, distorted faces, text, "
-      "subtitles, watermark, logo, picture frame, crowded background";
+      "frozen motion, still picture, warped bodies, malformed hands, extra or missing limbs, distorted faces, "
+      "text, subtitles, watermark, logo, picture frame, crowded background";
   return model;
 }
 
@@ -43,7 +44,7 @@ ModelConfig toy() {
   model.dit.ffn_dim = 768;
   model.dit.freq_dim = 64;
   model.dit.text_dim = 128;
-  model.dit.text_len = 48;
+  model.dit.text_len = 32;
   model.dit.heads = 6;
   model.dit.layers = 8;
   model.dit.attention.groups = 4;
@@ -73,7 +74,9 @@ void check_positive(const std::string& where, const std::string& name, int64_t v
              int64_t{1} << 24U, value);
 }
 
-void check(const ModelConfig& model, const std::string& where) {
+}  // namespace
+
+void check_model_config(const ModelConfig& model, const std::string& where) {
   const auto positive = [&](const std::string& part, const auto& config) {
     std::decay_t<decltype(config)>::visit(config, [&](const char* name, const auto& field, const char*) {
       if constexpr (std::is_same_v<std::decay_t<decltype(field)>, int64_t>) {
@@ -99,7 +102,18 @@ void check(const ModelConfig& model, const std::string& where) {
              model.dit.freq_dim);
 }
 
-}  // namespace
+const std::vector<double>& wan_latents_mean() {
+  static const std::vector<double> kMean = {-0.7571, -0.7089, -0.9113, 0.1075,  -0.1745, 0.9653,
+                                            -0.1517, 1.5508,  0.4134,  -0.0715, 0.5517,  -0.3632,
+                                            -0.1922, -0.9497, 0.2503,  -0.2921};
+  return kMean;
+}
+
+const std::vector<double>& wan_latents_std() {
+  static const std::vector<double> kStd = {2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+                                           3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160};
+  return kStd;
+}
 
 ModelConfig model_config(const std::string& name_or_path) {
   std::vector<std::string> names;
@@ -124,7 +138,7 @@ ModelConfig model_config(const std::string& name_or_path) {
                name_or_path);
   }
   ModelConfig model = load_config<ModelConfig>(path);
-  check(model, path.string());
+  check_model_config(model, path.string());
   return model;
 }
 

@@ -10,6 +10,14 @@
 
 namespace moga {
 
+// Of a large model's weights (see ModelFolder) and of a plan.
+enum class Precision { kF32, kBf16 };
+template <>
+struct EnumNames<Precision> {
+  static constexpr std::array<std::pair<Precision, const char*>, 2> kNames = {
+      {{Precision::kF32, "f32"}, {Precision::kBf16, "bf16"}}};
+};
+
 // The Wan2.1 diffusion transformer. Defaults are T2V-1.3B.
 struct DitConfig {
   int64_t in_channels = 16;
@@ -128,6 +136,23 @@ struct ModelConfig {
     v("sampling", s.sampling, "Sampling defaults");
   }
 };
+
+// The published VAE's latent scale: mean and standard deviation of its 16 channels over the training data.
+const std::vector<double>& wan_latents_mean();
+const std::vector<double>& wan_latents_std();
+
+// Throws Error, beginning with `where`, on sizes that no model can have.
+void check_model_config(const ModelConfig& model, const std::string& where);
+
+// Routed kinds of attention need a router a block.
+inline bool has_routers(const MogaConfig& attention) {
+  return attention.kind == AttentionKind::kMoga || attention.kind == AttentionKind::kDynamic;
+}
+
+// What a model computes with by default: bfloat16 weights where they are many, float32 for toys.
+inline Precision default_precision(const DitConfig& dit) {
+  return dit.dim < 1024 ? Precision::kF32 : Precision::kBf16;
+}
 
 // "wan-1.3b", "wan-14b", "toy", or the path of a moga.json / YAML file or of a folder that holds moga.json.
 ModelConfig model_config(const std::string& name_or_path);

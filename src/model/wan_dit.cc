@@ -25,10 +25,10 @@ torch::Tensor modulated_norm(const torch::Tensor& x_BLC, const torch::Tensor& sh
 class AttentionProjections : public torch::nn::Module {
  public:
   explicit AttentionProjections(const DitConfig& config)
-      : q_(register_module("q", torch::nn::Linear(config.dim, config.dim))),
-        k_(register_module("k", torch::nn::Linear(config.dim, config.dim))),
-        v_(register_module("v", torch::nn::Linear(config.dim, config.dim))),
-        o_(register_module("o", torch::nn::Linear(config.dim, config.dim))),
+      : q_(register_module("q", Linear(config.dim, config.dim))),
+        k_(register_module("k", Linear(config.dim, config.dim))),
+        v_(register_module("v", Linear(config.dim, config.dim))),
+        o_(register_module("o", Linear(config.dim, config.dim))),
         norm_q_(register_module("norm_q", RmsNorm(config.dim, config.eps))),
         norm_k_(register_module("norm_k", RmsNorm(config.dim, config.eps))),
         heads_(config.heads) {}
@@ -37,7 +37,7 @@ class AttentionProjections : public torch::nn::Module {
   // [..., C] -> [..., N, D]
   torch::Tensor split(const torch::Tensor& x) const { return x.unflatten(-1, {heads_, x.size(-1) / heads_}); }
 
-  torch::nn::Linear q_{nullptr}, k_{nullptr}, v_{nullptr}, o_{nullptr};
+  Linear q_{nullptr}, k_{nullptr}, v_{nullptr}, o_{nullptr};
   RmsNorm norm_q_{nullptr}, norm_k_{nullptr};
   int64_t heads_;
 };
@@ -71,6 +71,9 @@ class SelfAttention : public AttentionProjections {
     }
     const torch::Tensor out_LND = visual_attention(q_LND, k_LND, v_LND, plan.visual, routing, config_);
     const torch::Tensor out_BLC = o_(out_LND.flatten(1).view_as(x_BLC));
+    if (trace != nullptr && trace->watch) {
+      trace->watch({x_BLC, q_LND, k_LND, v_LND, out_LND});
+    }
     note(trace, "self_attn.core", out_LND);
     note(trace, "self_attn.out", out_BLC);
     return out_BLC;
@@ -223,7 +226,7 @@ WanDitImpl::WanDitImpl(const DitConfig& config) : config_(config) {
   text_embedding_ =
       register_module("text_embedding", Mlp(config.text_dim, C, C, MlpImpl::Activation::kGeluTanh));
   time_embedding_ = register_module("time_embedding", Mlp(config.freq_dim, C, C, MlpImpl::Activation::kSilu));
-  time_projection_ = torch::nn::Linear(C, 6 * C);
+  time_projection_ = Linear(C, 6 * C);
   auto projection = std::make_shared<torch::nn::Module>();
   projection->register_module("1", time_projection_);
   register_module("time_projection", projection);
@@ -234,7 +237,7 @@ WanDitImpl::WanDitImpl(const DitConfig& config) : config_(config) {
   }
   register_module("blocks", blocks);
 
-  head_ = torch::nn::Linear(C, config.out_channels * kPatch * kPatch);
+  head_ = Linear(C, config.out_channels * kPatch * kPatch);
   auto head = std::make_shared<torch::nn::Module>();
   head->register_module("head", head_);
   head_modulation_ =

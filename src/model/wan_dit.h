@@ -5,6 +5,7 @@
 
 #include <torch/torch.h>
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -49,6 +50,15 @@ DitPlan plan_dit(const std::vector<FilmLayout>& layouts, GlobalText global, cons
 // All tensors of a plan.
 std::vector<torch::Tensor*> plan_tensors(DitPlan& plan);
 
+// One block's visual attention: what went in and what came out, before the output projection.
+struct AttentionView {
+  const torch::Tensor& hidden_BLC;  // what a router sees
+  const torch::Tensor& q_LND;
+  const torch::Tensor& k_LND;
+  const torch::Tensor& v_LND;
+  const torch::Tensor& out_LND;
+};
+
 // What one forward pass did inside.
 struct DitTrace {
   std::vector<Routing> routing;  // one entry a block; empty if the attention has no routers
@@ -56,7 +66,8 @@ struct DitTrace {
   // k_norm, v, q_rope, k_rope, core, out}, cross_attn.{in, q_norm, k_norm, core, out}, ffn.{in, out}, out;
   // and around them sinusoid, e, e0, tokens, context_padded, context_emb, head.tokens.
   Observer observe;
-  std::string place;  // where the pass is: "block3."
+  std::function<void(const AttentionView&)> watch;  // called for each block in turn; may be empty
+  std::string place;                                // where the pass is: "block3."
 };
 
 class WanBlockImpl;
@@ -79,9 +90,9 @@ class WanDitImpl : public torch::nn::Module {
   torch::nn::Conv3d patch_embedding_{nullptr};
   Mlp text_embedding_{nullptr};
   Mlp time_embedding_{nullptr};
-  torch::nn::Linear time_projection_{nullptr};
+  Linear time_projection_{nullptr};
   std::vector<std::shared_ptr<WanBlockImpl>> blocks_;
-  torch::nn::Linear head_{nullptr};
+  Linear head_{nullptr};
   torch::Tensor head_modulation_;
 };
 TORCH_MODULE(WanDit);

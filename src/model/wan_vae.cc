@@ -11,6 +11,7 @@
 
 #include "attention/grouped_attention.h"
 #include "base/error.h"
+#include "model/linear.h"
 
 namespace moga {
 
@@ -81,6 +82,11 @@ class CausalConv : public torch::nn::Module {
  public:
   CausalConv(int64_t in, int64_t out, int64_t time_kernel, int64_t space_kernel)
       : time_kernel_(time_kernel), space_kernel_(space_kernel) {
+    if (BareWeights::on()) {
+      weight_ = register_parameter("weight", new_weight({out, in, time_kernel, space_kernel, space_kernel}));
+      bias_ = register_parameter("bias", new_weight({out}));
+      return;
+    }
     // The reference's initialisation is that of its framework's convolutions: uniform within 1 /
     // sqrt(fan-in).
     const double bound = 1 / std::sqrt(static_cast<double>(in * time_kernel * space_kernel * space_kernel));

@@ -132,7 +132,7 @@ ClipGroupsResult draw_clip_groups(const ClipGroupsRequest& request, torch::Devic
   const ModelConfig& config = model.config();
   MOGA_CHECK(config.dit.attention.kind == AttentionKind::kMoga ||
                  config.dit.attention.kind == AttentionKind::kDynamic,
-             "the model {} has no routers (attention '{}')", request.model.string(),
+             "the model {} has no routers (attention '{}')", request.model.model.string(),
              enum_name(config.dit.attention.kind));
   MOGA_CHECK(request.noise_level >= 0 && request.noise_level <= 1,
              "the noise level must be from 0 to 1, found {}", request.noise_level);

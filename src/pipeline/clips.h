@@ -7,11 +7,13 @@
 #include <optional>
 #include <string>
 
+#include "model/model_parts.h"
+
 namespace moga {
 
 struct ReconstructRequest {
   std::filesystem::path clip;
-  std::filesystem::path model;
+  ModelSource model;
   std::filesystem::path output;  // the decoded clip; empty for none
   int64_t width = 0;  // the clip is scaled to this size (multiples of 8); 0: its own, cropped to fit
   int64_t height = 0;
@@ -30,7 +32,7 @@ ReconstructResult reconstruct_clip(const ReconstructRequest& request, torch::Dev
 
 struct ClipGroupsRequest {
   std::filesystem::path clip;
-  std::filesystem::path model;
+  ModelSource model;
   std::filesystem::path output;  // groups.mp4; a PNG sheet is written beside it
   std::string caption;
   std::optional<int64_t> layer;  // absent: the middle one

@@ -116,6 +116,15 @@ int64_t dit_parameters(const DitConfig& dit) {
   return dit.layers * block + text + time + ends + router_parameters(dit);
 }
 
+int64_t dit_float32_parameters(const DitConfig& dit) {
+  const int64_t d = dit.dim;
+  const auto linear = [](int64_t in, int64_t out) { return in * out + out; };
+  const int64_t time = linear(dit.freq_dim, d) + linear(d, d) + linear(d, 6 * d);
+  const int64_t ends = linear(dit.in_channels * 4, d) + linear(d, dit.out_channels * 4) + 2 * d;
+  const int64_t block = 4 * d + 2 * d + 6 * d;  // norms of q and k in both attentions, norm3, modulation
+  return time + ends + dit.layers * block + router_parameters(dit);
+}
+
 int64_t vae_parameters(const VaeConfig& vae) {
   ConvSum sum;
   walk_encoder(vae, sum);

@@ -8,9 +8,10 @@
 
 namespace moga {
 
-int64_t dit_parameters(const DitConfig& dit);     // routers included where the attention has them
-int64_t router_parameters(const DitConfig& dit);  // 0 for full and static attention
-int64_t vae_parameters(const VaeConfig& vae);     // encoder and decoder
+int64_t dit_parameters(const DitConfig& dit);          // routers included where the attention has them
+int64_t router_parameters(const DitConfig& dit);       // 0 for full and static attention
+int64_t dit_float32_parameters(const DitConfig& dit);  // those that stay float32 (model/weights.h)
+int64_t vae_parameters(const VaeConfig& vae);          // encoder and decoder
 int64_t text_parameters(const TextEncoderConfig& text);
 
 // One forward pass of the transformer over `tokens` visual tokens without its visual self-attention's scores

@@ -7,12 +7,13 @@
 #include <filesystem>
 #include <optional>
 
+#include "model/model_parts.h"
 #include "pipeline/film_latents.h"
 
 namespace moga {
 
 struct DecodeRequest {
-  std::filesystem::path model;
+  ModelSource model;
   std::filesystem::path output;        // film.mp4; the contact sheet is film.png beside it
   bool groups = false;                 // also the group pictures, if the latents carry groups
   std::optional<int64_t> group_layer;  // absent: the middle layer

@@ -20,7 +20,7 @@ namespace moga {
 
 struct GenerateRequest {
   FilmScript script;
-  std::filesystem::path model;   // model folder
+  ModelSource model;
   std::filesystem::path output;  // film.mp4
   // Each overrides the script, which overrides the model's defaults.
   std::optional<uint64_t> seed;

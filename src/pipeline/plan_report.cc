@@ -97,6 +97,10 @@ nlohmann::ordered_json plan_to_json(const FilmPlan& plan, std::optional<double> 
       {"dit", plan.parameters_dit}, {"text", plan.parameters_text}, {"vae", plan.parameters_vae}};
   json["memory"] = {{"precision", enum_name(request.precision)},
                     {"weights", plan.memory.weights},
+                    {"weights_dit", plan.memory.weights_dit},
+                    {"weights_text", plan.memory.weights_text},
+                    {"weights_vae", plan.memory.weights_vae},
+                    {"generate", plan.memory.generate},
                     {"weights_train", plan.memory.weights_train},
                     {"activations_train", plan.memory.activations_train},
                     {"activations_train_checkpointed", plan.memory.activations_train_checkpointed},
@@ -159,11 +163,15 @@ std::string plan_to_table(const FilmPlan& plan, std::optional<double> flops_per_
   }
 
   table.heading(fmt::format("Memory ({}, one sample)", enum_name(request.precision)));
-  table.row("weights", human_bytes(plan.memory.weights),
-            fmt::format("{} transformer, {} text encoder, {} VAE parameters",
-                        human_count(static_cast<double>(plan.parameters_dit)),
-                        human_count(static_cast<double>(plan.parameters_text)),
-                        human_count(static_cast<double>(plan.parameters_vae))));
+  const auto part = [&](const char* name, double bytes, int64_t parameters, const char* note) {
+    table.row(name, human_bytes(bytes),
+              fmt::format("{} parameters{}", human_count(static_cast<double>(parameters)), note));
+  };
+  part("transformer", plan.memory.weights_dit, plan.parameters_dit, "");
+  part("text encoder", plan.memory.weights_text, plan.parameters_text, ", dropped when the prompts are read");
+  part("VAE", plan.memory.weights_vae, plan.parameters_vae, ", float32");
+  table.row("generation: at once", human_bytes(plan.memory.generate),
+            "the largest of the three with what it computes");
   table.row("generation: activations", human_bytes(plan.memory.activations_generate));
   table.row("training: weights and Adam", human_bytes(plan.memory.weights_train), "transformer, float32");
   table.row("training: activations", human_bytes(plan.memory.activations_train));

@@ -90,18 +90,25 @@ MemoryCounts count_memory(const FilmPlan& plan) {
       tokens * bytes * (saved_widths(dit.attention.kind) * width + 2 * static_cast<double>(dit.ffn_dim));
   const auto layers = static_cast<double>(dit.layers);
   MemoryCounts memory;
-  memory.weights =
-      bytes * static_cast<double>(plan.parameters_dit + plan.parameters_text + plan.parameters_vae);
+  const auto wide = static_cast<double>(dit_float32_parameters(dit));
+  memory.weights_dit = 4 * wide + bytes * (static_cast<double>(plan.parameters_dit) - wide);
+  memory.weights_text = bytes * static_cast<double>(plan.parameters_text);
+  memory.weights_vae = 4 * static_cast<double>(plan.parameters_vae);
+  memory.weights = memory.weights_dit + memory.weights_text + memory.weights_vae;
   memory.weights_train = 4.0 * 4 * static_cast<double>(plan.parameters_dit);
   memory.activations_train = layers * block;
   memory.activations_train_checkpointed = layers * tokens * bytes * width + block;
-  // Generation: the residual stream, then attention's input, q, k, v, outputs and sum, or the feed-forward.
-  const double generate =
-      tokens * bytes * std::max(10 * width, 3 * width + 2 * static_cast<double>(dit.ffn_dim));
+  // Generation, in float32 beside bfloat16 weights too: the residual stream, then attention's input, q, k, v,
+  // outputs and sum, or the feed-forward.
+  constexpr double kWide = 4;
+  const double denoise =
+      tokens * kWide * std::max(10 * width, 3 * width + 2 * static_cast<double>(dit.ffn_dim));
   // The decoder works on four pictures at a time; at full resolution about four maps of `dim` channels live.
   const double decode =
-      4 * 4 * bytes * static_cast<double>(request.width * request.height * request.model.vae.dim);
-  memory.activations_generate = std::max(generate, decode);
+      4 * 4 * kWide * static_cast<double>(request.width * request.height * request.model.vae.dim);
+  memory.activations_generate = std::max(denoise, decode);
+  memory.generate =
+      std::max({memory.weights_text, memory.weights_dit + denoise, memory.weights_vae + decode});
   return memory;
 }
 

@@ -13,14 +13,6 @@
 
 namespace moga {
 
-// Of weights and activations.
-enum class Precision { kF32, kBf16 };
-template <>
-struct EnumNames<Precision> {
-  static constexpr std::array<std::pair<Precision, const char*>, 2> kNames = {
-      {{Precision::kF32, "f32"}, {Precision::kBf16, "bf16"}}};
-};
-
 struct PlanRequest {
   ModelConfig model;   // its dit.attention says groups and windows; kFull or ablations are planned too
   int64_t frames = 0;  // 4n + 1; snap_frames() makes it so
@@ -50,11 +42,17 @@ struct FlopCounts {
 
 // Bytes.
 struct MemoryCounts {
-  double weights = 0;        // transformer, text encoder and VAE at the plan's precision
+  double weights = 0;  // all three networks, as they are kept in memory (ModelFolder)
+  double weights_dit = 0;
+  double weights_text = 0;
+  double weights_vae = 0;    // always float32
   double weights_train = 0;  // transformer: float32 weights, gradients, two Adam moments
   double activations_train = 0;
   double activations_train_checkpointed = 0;  // blocks are computed again in the backward pass
   double activations_generate = 0;            // one block of one sample, or the VAE's decoder if that is more
+  // The most that generation needs at once: the text encoder is dropped before the transformer is loaded, and
+  // the transformer before the VAE decodes.
+  double generate = 0;
 };
 
 struct FilmPlan {

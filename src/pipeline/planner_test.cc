@@ -5,6 +5,8 @@
 #include <random>
 
 #include "attention/static_groups.h"
+#include "model/wan_dit.h"
+#include "model/weights.h"
 #include "pipeline/costs.h"
 
 namespace moga {
@@ -147,7 +149,19 @@ TEST(Planner, MemoryAndTimeFollow) {
   const FilmPlan bf16 = plan_film(request);
   request.precision = Precision::kF32;
   const FilmPlan f32 = plan_film(request);
-  EXPECT_EQ(f32.memory.weights, 2 * bf16.memory.weights);
+  EXPECT_EQ(f32.memory.weights_dit, 4.0 * static_cast<double>(f32.parameters_dit));
+  EXPECT_EQ(f32.memory.weights_text, 2 * bf16.memory.weights_text);
+  EXPECT_EQ(f32.memory.weights_vae, bf16.memory.weights_vae);
+  // What a network of these sizes has, counted on it.
+  double bytes = 0;
+  {
+    const BareWeights bare;
+    for (const auto& [name, shape] : module_shapes(*WanDit(request.model.dit))) {
+      bytes += static_cast<double>(c10::multiply_integers(shape)) * (stays_float32(name) ? 4 : 2);
+    }
+  }
+  EXPECT_EQ(bf16.memory.weights_dit, bytes);
+  EXPECT_GE(bf16.memory.generate, bf16.memory.weights_text);
   EXPECT_LT(bf16.memory.activations_train_checkpointed, bf16.memory.activations_train);
   EXPECT_LT(bf16.memory.activations_generate, bf16.memory.activations_train_checkpointed);
   const TimeEstimate time = estimate_time(bf16, 1e12);

@@ -7,6 +7,7 @@
 #include "base/fingerprint.h"
 #include "base/log.h"
 #include "base/progress.h"
+#include "data/latent_film.h"
 #include "io/safetensors.h"
 #include "media/frame_tensor.h"
 #include "model/model_folder.h"
@@ -48,6 +49,30 @@ void add_shots(const TrainingFilm& film, int64_t latent_frames, LatentPool& pool
   pool.captions.push_back(captions);
 }
 
+// Films that were encoded before, by the very same VAE.
+LatentPool read_latent_films(const DataConfig& config, int64_t width, int64_t height, int64_t latent_frames,
+                             const std::string& vae_hash) {
+  LatentPool pool;
+  std::vector<torch::Tensor> latents;
+  for (const fs::path& file : list_latent_films(config.folder)) {
+    try {
+      const LatentFilm film = read_latent_film(file, vae_hash, width, height);
+      const int64_t frames = film.latents_ZFHW.size(1);
+      MOGA_CHECK(frames >= latent_frames, "{}: {} latent frames, {} are needed", film.name, frames,
+                 latent_frames);
+      add_shots({film.name, {}, film.shot_starts, film.captions}, latent_frames, pool);
+      latents.push_back(film.latents_ZFHW.slice(1, 0, latent_frames).clone());
+    } catch (const Error& error) {
+      pool.skipped.emplace_back(error.what());
+      spdlog::warn("skipped: {}", error.what());
+    }
+  }
+  MOGA_CHECK(!latents.empty(), "none of the {} latent films in {} can be used: {}", pool.skipped.size(),
+             config.folder, pool.skipped.front());
+  pool.latents_PZFHW = torch::stack(latents);
+  return pool;
+}
+
 LatentPool read_pool(const fs::path& file) {
   LatentPool pool;
   const SafetensorsFile stored(file);
@@ -63,6 +88,9 @@ LatentPool read_pool(const fs::path& file) {
 
 LatentPool make_latent_pool(const DataConfig& config, int64_t width, int64_t height, int64_t latent_frames,
                             WanVae vae, const std::string& vae_hash, const fs::path& cache_folder) {
+  if (config.kind == DataKind::kLatents) {
+    return read_latent_films(config, width, height, latent_frames, vae_hash);
+  }
   const std::string key =
       fmt::format("{} {}x{} {} {}", config_to_json(config).dump(), width, height, latent_frames, vae_hash);
   const fs::path file = cache_folder / ("latents_" + content_hash(key) + ".safetensors");

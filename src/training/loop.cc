@@ -66,11 +66,14 @@ std::string resume_key(const TrainConfig& config) {
 
 void save_checkpoint(const TrainConfig& config, const TrainState& state) {
   AtomicFolder folder(fs::path(config.work) / "checkpoint");
-  write_safetensors(folder.path() / "weights.safetensors",
-                    {{"values", state.flat.values().detach()}, {"average", state.average}});
-  torch::serialize::OutputArchive archive;
-  state.optimizer.save(archive);
-  archive.save_to((folder.path() / "optimizer.pt").string());
+  std::map<std::string, torch::Tensor> tensors = {{"values", state.flat.values().detach()},
+                                                  {"average", state.average}};
+  for (const auto& entry : state.optimizer.state()) {  // one: all parameters are one flat tensor
+    const auto& moments = static_cast<const torch::optim::AdamWParamState&>(*entry.second);
+    tensors["first_moment"] = moments.exp_avg();
+    tensors["second_moment"] = moments.exp_avg_sq();
+  }
+  write_safetensors(folder.path() / "state.safetensors", tensors);
   const nlohmann::ordered_json info = {{"step", state.step}, {"config", resume_key(config)}};
   std::ofstream(folder.path() / "state.json") << info.dump(1) << '\n';
   folder.commit();
@@ -88,16 +91,19 @@ void load_checkpoint(const TrainConfig& config, TrainState& state) {
   MOGA_CHECK(info["config"] == resume_key(config),
              "{} was made with other settings; continue it with its own config, or remove it to start anew",
              folder.string());
-  const SafetensorsFile weights(folder / "weights.safetensors");
-  const torch::Tensor values = weights.read("values");
+  const SafetensorsFile tensors(folder / "state.safetensors");
+  const torch::Tensor values = tensors.read("values");
   MOGA_CHECK(values.numel() == state.flat.values().numel(), "{} has {} parameters, the model has {}",
              folder.string(), values.numel(), state.flat.values().numel());
   state.flat.values().copy_(values);
-  state.average.copy_(weights.read("average"));
-  torch::serialize::InputArchive archive;
-  archive.load_from((folder / "optimizer.pt").string(), state.flat.values().device());
-  state.optimizer.load(archive);
+  const torch::Device device = state.flat.values().device();
+  state.average.copy_(tensors.read("average"));
   state.step = info["step"];
+  auto moments = std::make_unique<torch::optim::AdamWParamState>();
+  moments->step(state.step);
+  moments->exp_avg(tensors.read("first_moment").to(device));
+  moments->exp_avg_sq(tensors.read("second_moment").to(device));
+  state.optimizer.state()[compat::optimizer_key(state.flat.values())] = std::move(moments);
   spdlog::info("continuing {} at step {}", folder.string(), state.step);
 }
 

@@ -1,10 +1,9 @@
 #include "attention/upload.h"
-#include "base/atomic_file.h"
 #include "base/error.h"
-#include "base/fingerprint.h"
 #include "base/log.h"
 #include "data/toy_world.h"
 #include "model/model_folder.h"
+#include "model/vae_hash.h"
 #include "training/latent_pool.h"
 #include "training/train.h"
 
@@ -81,12 +80,13 @@ TrainEnd train_dit(const TrainConfig& config, torch::Device device) {
   const ModelConfig& sizes = folder.config();
   const Tokenizer tokenizer = folder.load_tokenizer();
   torch::manual_seed(static_cast<int64_t>(config.seed));
-  WanDit dit =
-      config.start_from.empty() ? fresh_dit(sizes.dit) : ModelFolder(config.start_from).load_dit(device);
+  ModelSource start(config.start_from);
+  start.precision = Precision::kF32;  // masters; a step would be lost in a bfloat16 weight's rounding
+  WanDit dit = config.start_from.empty() ? fresh_dit(sizes.dit) : ModelFolder(start).load_dit(device);
   dit->train();
   UmT5 text = config.start_from.empty() && config.train_text
                   ? UmT5(sizes.text)
-                  : (config.train_text ? ModelFolder(config.start_from) : folder).load_text(device);
+                  : (config.train_text ? ModelFolder(start) : folder).load_text(device);
   text->to(device);
   std::vector<torch::nn::Module*> trained = {dit.get()};
   if (config.train_text) {
@@ -96,12 +96,11 @@ TrainEnd train_dit(const TrainConfig& config, torch::Device device) {
   std::vector<StageData> stages;
   {
     WanVae vae = folder.load_vae(device);
-    const std::string vae_hash =
-        content_hash(config_to_json(sizes.vae).dump() + read_file(folder.part("vae.safetensors")));
+    const std::string vae_name = vae_hash(folder);
     for (const StageConfig& stage : config.stages) {
       const DataConfig& data = stage.data.value_or(config.data);
       stages.push_back(
-          prepare_stage(make_latent_pool(data, sizes.width, sizes.height, stage.latent_frames, vae, vae_hash,
+          prepare_stage(make_latent_pool(data, sizes.width, sizes.height, stage.latent_frames, vae, vae_name,
                                          std::filesystem::path(config.work) / "latents"),
                         tokenizer, sizes.dit, device));
     }

@@ -1,7 +1,5 @@
 #include <ATen/Parallel.h>
 
-#include <future>
-
 #include "attention/upload.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -95,20 +93,10 @@ TrainEnd train_vae(const TrainConfig& config, torch::Device device) {
   for (const StageConfig& stage : config.stages) {
     sources.push_back(open_films(stage.data.value_or(config.data), sizes.width, sizes.height));
   }
-  // On a GPU the next step's films are drawn while this one trains.
-  std::future<torch::Tensor> ahead;
-  std::pair<int64_t, int64_t> ahead_of(-1, -1);  // stage and step
   TrainingStep step;
   step.inputs = [&](const StepContext& context) -> std::vector<torch::Tensor> {
     const auto& source = *sources[static_cast<size_t>(context.stage_index)];
-    const torch::Tensor bytes = ahead_of == std::pair(context.stage_index, context.step)
-                                    ? ahead.get()
-                                    : load_batch(source, context.seed, context.stage, config.crop);
-    if (device.is_cuda()) {
-      ahead_of = {context.stage_index, context.step + 1};
-      ahead = std::async(std::launch::async, load_batch, std::cref(source),
-                         step_seed(config.seed, ahead_of.second), std::cref(context.stage), config.crop);
-    }
+    const torch::Tensor bytes = load_batch(source, context.seed, context.stage, config.crop);
     const torch::Tensor video = bytes_to_unit(upload(bytes, device)).transpose(1, 2).contiguous();
     return {video, torch::randn({video.size(0), sizes.vae.z_dim, context.stage.latent_frames,
                                  video.size(3) / 8, video.size(4) / 8},

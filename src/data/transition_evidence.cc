@@ -1,0 +1,183 @@
+#include "data/transition_evidence.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "data/line_fit.h"
+
+namespace moga {
+namespace {
+
+constexpr int64_t kFewestMixed = 3;  // a transition with fewer mixed frames is a cut that an encoder smeared
+constexpr int64_t kFlash = 9;        // frames within which a flash is over
+
+double step(const FrameWindow& w, int64_t frame) {
+  return w.has(frame - 1) && w.has(frame) ? w.distance(frame - 1, frame) : 0;
+}
+
+double median_step(const FrameWindow& w, int64_t frame, int64_t reach) {
+  std::array<double, 32> steps{};
+  size_t count = 0;
+  for (int64_t t = frame - reach; t <= frame + reach; ++t) {
+    if (t != frame && w.has(t - 1) && w.has(t)) {
+      steps.at(count++) = step(w, t);
+    }
+  }
+  const auto middle = steps.begin() + static_cast<std::ptrdiff_t>(count / 2);
+  std::nth_element(steps.begin(), middle, steps.begin() + static_cast<std::ptrdiff_t>(count));
+  return count == 0 ? 0 : *middle;
+}
+
+// The picture comes back within a few frames: something passed before the lens, or a light flashed.
+bool is_flash(const FrameWindow& w, int64_t frame) {
+  for (int64_t before = 1; before <= kFlash; ++before) {
+    for (int64_t after = before == 1 ? 1 : 0; before + after <= kFlash; ++after) {
+      const int64_t a = frame - before;
+      const int64_t b = frame + after;
+      if (!w.has(a) || !w.has(b) || w.distance(a, b) > 0.25 * step(w, frame)) {
+        continue;
+      }
+      if (b - a <= 4) {
+        return true;
+      }
+      // Longer interruptions must be light; a short shot between two of one camera may be anything.
+      double brightest = 0;
+      for (int64_t j = a + 1; j < b; ++j) {
+        brightest = std::max(brightest, w.brightness(j));
+      }
+      if (brightest > std::max(w.brightness(a), w.brightness(b)) + 15) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
+double logistic(double x) {
+  return 1 / (1 + std::exp(-x));
+}
+
+// Of each kind: the constant, then a weight for each number.
+constexpr std::array<double, Evidence::kNumbers + 1> kCutWeights = {-5.1741, 0.2815, 0.6685, 0.6546, 0.6265,
+                                                                    0.7160,  0.4229, 0.8552, -0.3702};
+constexpr std::array<double, Evidence::kNumbers + 1> kLineWeights = {
+    -12.2794, -1.8516, -1.4538, 0.3790, 1.3934, 0.1984, 10.2815, -1.2807, -1.3791};
+constexpr std::array<double, Evidence::kNumbers + 1> kFrontWeights = {
+    -15.2449, -2.8551, 0.7744, -17.8888, 1.1827, 1.2927, 3.2630, -0.2685, -3.4838};
+
+}  // namespace
+
+std::optional<Evidence> cut_evidence(const FrameWindow& w, int64_t t) {
+  if (!w.has(t - 1) || !w.has(t)) {
+    return std::nullopt;
+  }
+  const double change = step(w, t);
+  constexpr double kLeastChange = 3;
+  if (change < kLeastChange || change < step(w, t - 1) || change <= step(w, t + 1) ||
+      change < 4 * median_step(w, t, 6)) {
+    return std::nullopt;
+  }
+  // Most of the way from before to after is made in this step.
+  if (change < 0.2 * w.distance(std::max(t - 3, w.oldest()), std::min(t + 2, w.count() - 1)) ||
+      is_flash(w, t)) {
+    return std::nullopt;
+  }
+  double usual_step = 0;
+  for (int64_t j = t - 6; j <= t + 6; ++j) {
+    usual_step = std::max(usual_step, std::abs(j - t) > 1 ? step(w, j) : 0);
+  }
+  const auto novelty = [&](int64_t frame) {
+    return w.has(frame - 1) && w.has(frame) ? w.novelty(frame - 1, frame) : 0;
+  };
+  const double own = novelty(t);
+  // The steps right before and after may belong to a cut that the encoder smeared.
+  const double usual = std::max({novelty(t - 3), novelty(t - 2), novelty(t + 2), novelty(t + 3)});
+  const double beside = std::max(novelty(t - 1), novelty(t + 1));
+  Evidence evidence;
+  evidence.boundary.frame = evidence.boundary.begin = evidence.boundary.end = t;
+  evidence.boundary.kind = BoundaryKind::kCut;
+  evidence.numbers = {
+      std::log(std::min(own, 1.0) + 0.01),
+      std::log((std::min(own, 1.0) + 0.02) / (std::min(usual, 1.0) + 0.02)),
+      std::log((std::min(own, 1.0) + 0.02) / (std::min(beside, 1.0) + 0.02)),
+      std::log((change + 1) / (usual_step + 1)),
+      std::log((change + 1) / (std::max(step(w, t - 1), step(w, t + 1)) + 1)),
+      std::log(change + 1),
+      std::log(w.novelty(t - 1, t, true) + 0.02),
+      std::log(std::min(w.novelty(std::max(t - 4, w.oldest()), std::min(t + 3, w.count() - 1)), 1.0) + 0.01)};
+  return evidence;
+}
+
+std::optional<LineCandidate> best_line(const FrameWindow& w, int64_t a, int64_t longest, bool front) {
+  double noise = 1e9;
+  for (int64_t j = a - kRest; j <= a + kFewestMixed; ++j) {
+    if (w.has(j - 1) && w.has(j)) {
+      noise = std::min(noise, step(w, j));
+    }
+  }
+  std::optional<LineCandidate> best;
+  const int64_t fewest = front ? kFewestMixed + 2 : kFewestMixed;
+  for (int64_t b = a + fewest + 1; b <= a + longest + 1 && w.has(b); ++b) {
+    const double whole = w.distance(a, b);
+    constexpr double kLeastWay = 12;  // squared grey levels
+    if (whole < kLeastWay || whole < 8 * noise) {
+      continue;
+    }
+    const LineFit fit = fit_line(w, a, b, noise, true, true);
+    if (fit.largest > 0.5 || fit.rest > 0.25 || (front ? fit.front > 0.3 : fit.line > 0.08)) {
+      continue;
+    }
+    const double score = (front ? 0.2 * fit.front : fit.line) + 0.5 * fit.rest;
+    if (!best || score < best->score) {
+      best = LineCandidate{a, b, noise, score};
+    }
+  }
+  if (best && spread_of_change(w, a, best->b) < 0.1) {
+    return std::nullopt;  // something moves somewhere
+  }
+  return best;
+}
+
+Evidence line_evidence(const FrameWindow& w, const LineCandidate& line, bool front) {
+  const auto [a, b, noise, score] = line;
+  const LineFit fit = fit_line(w, a, b, noise, true, true);
+  double outside = 0;
+  for (int64_t k = 0; k < 4; ++k) {
+    outside = std::max({outside, step(w, a - k), step(w, b + 1 + k)});
+  }
+  Evidence evidence;
+  evidence.boundary.kind = front ? BoundaryKind::kWipe : BoundaryKind::kDissolve;
+  evidence.boundary.begin = a + 1;
+  evidence.boundary.end = b;
+  evidence.boundary.frame = a + 1 + (b - a - 1) / 2;
+  const double inside = w.distance(a, b) / static_cast<double>(b - a);
+  evidence.numbers = {std::log(fit.line + 0.002),
+                      std::log(fit.rest + 0.002),
+                      std::log(w.distance(a, b)),
+                      std::log(std::min(w.novelty(a, b), 1.0) + 0.01),
+                      std::log(w.novelty(a, b, true) + 0.02),
+                      spread_of_change(w, a, b),
+                      std::log((inside + 1) / (outside + 1)),
+                      fit.largest * static_cast<double>(b - a)};
+  if (front) {
+    const FrontFit moving = fit_front(w, a, b);
+    evidence.numbers[0] = std::log(moving.odd + 0.01);
+    evidence.numbers[6] = std::log(fit.front + 0.01);
+    evidence.numbers[2] = moving.uneven;
+    evidence.numbers[7] = std::log(moving.ragged + 0.01);
+  }
+  return evidence;
+}
+
+void weigh(Evidence& evidence) {
+  const auto& weights = evidence.boundary.kind == BoundaryKind::kCut        ? kCutWeights
+                        : evidence.boundary.kind == BoundaryKind::kDissolve ? kLineWeights
+                                                                            : kFrontWeights;
+  double sum = weights[0];
+  for (size_t i = 0; i < evidence.numbers.size(); ++i) {
+    sum += weights.at(i + 1) * evidence.numbers.at(i);
+  }
+  evidence.boundary.confidence = logistic(sum);
+}
+
+}  // namespace moga

@@ -1,0 +1,48 @@
+// The linear layer of all networks here: like libtorch's, but its weights may be born without values and may
+// be narrower than what they are multiplied with.
+#pragma once
+
+#include <torch/torch.h>
+
+namespace moga {
+
+// While one lives on this thread, layers are born without values: their weights have a shape but no memory
+// (one element, repeated), to be replaced when a checkpoint is loaded. Without it a network of 14 billion
+// parameters would first draw 57 GB of random numbers.
+class BareWeights {
+ public:
+  BareWeights();
+  ~BareWeights();
+  BareWeights(const BareWeights&) = delete;
+  BareWeights& operator=(const BareWeights&) = delete;
+  static bool on();
+
+ private:
+  bool before_;
+};
+
+// Float32 zeros that take no memory while BareWeights is on; uninitialised otherwise.
+torch::Tensor new_weight(torch::IntArrayRef shape);
+
+// y = x W^T + b. Weights of x's dtype are used as they are. bfloat16 weights under wider activations keep
+// their memory small: x is rounded to bfloat16 for the product where the device multiplies bfloat16, and the
+// result comes back in x's dtype (the reference's autocast does the same); on a CPU without such instructions
+// this one layer's weights are widened for the time of the product.
+class LinearImpl : public torch::nn::Module {
+ public:
+  LinearImpl(int64_t in, int64_t out, bool with_bias = true);
+  torch::Tensor forward(const torch::Tensor& x);
+
+  torch::Tensor weight;  // [out, in]
+  torch::Tensor bias;    // [out], or undefined
+};
+TORCH_MODULE(Linear);
+
+// Whether this CPU has instructions for bfloat16 products and libtorch uses them.
+bool cpu_multiplies_bf16();
+
+// The product of wide activations with bfloat16 weights in each of the two ways.
+torch::Tensor linear_rounded(const torch::Tensor& x, const torch::Tensor& weight, const torch::Tensor& bias);
+torch::Tensor linear_widened(const torch::Tensor& x, const torch::Tensor& weight, const torch::Tensor& bias);
+
+}  // namespace moga
