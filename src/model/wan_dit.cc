@@ -71,9 +71,6 @@ class SelfAttention : public AttentionProjections {
     }
     const torch::Tensor out_LND = visual_attention(q_LND, k_LND, v_LND, plan.visual, routing, config_);
     const torch::Tensor out_BLC = o_(out_LND.flatten(1).view_as(x_BLC));
-    if (trace != nullptr && trace->watch) {
-      trace->watch({x_BLC, q_LND, k_LND, v_LND, out_LND});
-    }
     note(trace, "self_attn.core", out_LND);
     note(trace, "self_attn.out", out_BLC);
     return out_BLC;

@@ -5,7 +5,6 @@
 
 #include <torch/torch.h>
 
-#include <functional>
 #include <memory>
 #include <vector>
 
@@ -50,15 +49,6 @@ DitPlan plan_dit(const std::vector<FilmLayout>& layouts, GlobalText global, cons
 // All tensors of a plan.
 std::vector<torch::Tensor*> plan_tensors(DitPlan& plan);
 
-// One block's visual attention: what went in and what came out, before the output projection.
-struct AttentionView {
-  const torch::Tensor& hidden_BLC;  // what a router sees
-  const torch::Tensor& q_LND;
-  const torch::Tensor& k_LND;
-  const torch::Tensor& v_LND;
-  const torch::Tensor& out_LND;
-};
-
 // What one forward pass did inside.
 struct DitTrace {
   std::vector<Routing> routing;  // one entry a block; empty if the attention has no routers
@@ -66,8 +56,7 @@ struct DitTrace {
   // k_norm, v, q_rope, k_rope, core, out}, cross_attn.{in, q_norm, k_norm, core, out}, ffn.{in, out}, out;
   // and around them sinusoid, e, e0, tokens, context_padded, context_emb, head.tokens.
   Observer observe;
-  std::function<void(const AttentionView&)> watch;  // called for each block in turn; may be empty
-  std::string place;                                // where the pass is: "block3."
+  std::string place;  // where the pass is: "block3."
 };
 
 class WanBlockImpl;
