@@ -322,8 +322,7 @@ TEST_F(Film, BadRequestsFailBeforeWorkStarts) {
   fs::copy_file(path_ / "model" / "moga.json", path_ / "incomplete" / "moga.json",
                 fs::copy_options::overwrite_existing);
   bad.model = path_ / "incomplete";
-  EXPECT_THAT(message_of([&] { sample_film(bad, kCpu); }),
-              HasSubstr("lacks the transformer, the vae"));
+  EXPECT_THAT(message_of([&] { sample_film(bad, kCpu); }), HasSubstr("lacks the transformer, the vae"));
   EXPECT_FALSE(fs::exists(path_ / "bad.mp4"));
 }
 

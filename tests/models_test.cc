@@ -113,7 +113,8 @@ TEST_F(Models, ConversionKeepsTheWeightsAndStartsCloser) {
   EXPECT_EQ(model.config().dit.attention.groups, 3);
   EXPECT_EQ(model.config().dit.attention.kind, AttentionKind::kMoga);
   expect_same(path_ / "wan/diffusion_pytorch_model.safetensors", path_ / "moga/dit.safetensors", ".router.");
-  EXPECT_EQ(moga("generate " + at("script.yaml") + " --steps 1 --prompt-cache '' -o " + at("m.mp4") + " --model " + at("moga")),
+  EXPECT_EQ(moga("generate " + at("script.yaml") + " --steps 1 --prompt-cache '' -o " + at("m.mp4") +
+                 " --model " + at("moga")),
             0)
       << errors();
 

@@ -18,7 +18,8 @@ ModelConfig wan_1_3b() {
   model.sampling.solver = "unipc";
   model.sampling.negative =
       "blurry, out of focus, noise, compression artefacts, overexposed, washed-out colours, flickering, "
-      "frozen motion, still picture, warped bodies, malformed hands, extra or missing limbs, distorted faces, "
+      "frozen motion, still picture, warped bodies, malformed hands, extra or missing limbs, distorted "
+      "faces, "
       "text, subtitles, watermark, logo, picture frame, crowded background";
   return model;
 }
