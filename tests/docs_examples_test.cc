@@ -108,8 +108,8 @@ TEST(Docs, DataCommandsRunInOrder) {
       if (line.starts_with("moga toy-films ") || line.starts_with("moga prepare ")) {
         const std::string command =
             "cd \"" + name + "\" && \"" MOGA_BINARY_DIR "/bin/\"" + line + " > /dev/null 2> err.txt";
-        EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 0)
-            << block.place << ": " << line << "\n" << read_file(folder / "err.txt");
+        EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 0) << block.place << ": " << line << "\n"
+                                                                << read_file(folder / "err.txt");
         ++commands;
       }
     }

@@ -71,7 +71,7 @@ TEST_F(Models, GenerateTakesThemWithAdapters) {
   fs::create_directories(path_ / "single");
   fs::copy_file(path_ / "wan/diffusion_pytorch_model.safetensors", path_ / "single/dit.safetensors");
   fs::copy_file(path_ / "wan/config.json", path_ / "single/config.json");
-  const std::string start = "generate " + at("script.yaml") + " --steps 1 --keep-latents ";
+  const std::string start = "generate " + at("script.yaml") + " --steps 1 --keep-latents --prompt-cache '' ";
   const std::string parts = " --vae " + at("wan/Wan2.1_VAE.safetensors") + " --text-encoder " +
                             at("wan/models_t5_umt5-xxl-enc-bf16.safetensors") + " --tokenizer " +
                             at("wan/google/umt5-xxl");
@@ -113,7 +113,8 @@ TEST_F(Models, ConversionKeepsTheWeightsAndStartsCloser) {
   EXPECT_EQ(model.config().dit.attention.groups, 3);
   EXPECT_EQ(model.config().dit.attention.kind, AttentionKind::kMoga);
   expect_same(path_ / "wan/diffusion_pytorch_model.safetensors", path_ / "moga/dit.safetensors", ".router.");
-  EXPECT_EQ(moga("generate " + at("script.yaml") + " --steps 1 -o " + at("m.mp4") + " --model " + at("moga")),
+  EXPECT_EQ(moga("generate " + at("script.yaml") + " --steps 1 --prompt-cache '' -o " + at("m.mp4") +
+                 " --model " + at("moga")),
             0)
       << errors();
 

@@ -154,7 +154,7 @@ void add_convert(CLI::App& app) {
       ->add_option(
           "--router", o.router,
           "random, or kmeans: start at the centroids of what the routers see in calibration clips, so that "
-          "the model starts close to full attention")
+          "they are sure of their groups from the start")
       ->capture_default_str();
   command->add_option(
       "--calibration", o.calibration,

@@ -13,6 +13,7 @@
 #include "model_option.h"
 #include "pipeline/decode.h"
 #include "pipeline/generate.h"
+#include "pipeline/prompt_embeddings.h"
 
 namespace moga {
 
@@ -25,8 +26,11 @@ struct Options {
   std::string output = "film.mp4";
   std::string preview;
   std::string attention;
+  std::string passes = enum_name(GuidancePasses::kSeparate);
+  std::string prompt_cache = default_prompt_cache().string();
   std::string device = "auto";
   std::optional<int64_t> group_layer;
+  std::optional<int64_t> vae_tile;
   bool keep_latents = false;
 };
 
@@ -44,19 +48,15 @@ void generate(const Options& options) {
   request.model = options.model.source();
   request.output = options.output;
   request.preview = options.preview;
+  request.prompt_cache = options.prompt_cache;
+  request.passes = enum_value<GuidancePasses>(options.passes, "--cfg");
   if (!options.attention.empty()) {
     request.attention = enum_value<AttentionKind>(options.attention, "--attention");
   }
   MOGA_CHECK(request.output.extension() == ".mp4", "the film's name must end in .mp4, found '{}'",
              options.output);
   const torch::Device device = choose_device(options.device);
-  const ModelConfig config = ModelFolder(request.model).config();
-  ScriptDefaults defaults;
-  defaults.width = config.width;
-  defaults.height = config.height;
-  defaults.fps = config.fps;
-  defaults.text_words = config.dit.text_len * 3 / 4;
-  request.script = load_script(options.script, defaults);
+  request.script = load_script(options.script, script_defaults(ModelFolder(request.model).config()));
   check_writable(request.output);
 
   const FilmLatents latents = sample_film(request, device);
@@ -65,6 +65,7 @@ void generate(const Options& options) {
   decode.output = request.output;
   decode.groups = request.groups;
   decode.group_layer = options.group_layer;
+  decode.vae_tile = options.vae_tile;
   const DecodedFilm film = decode_film(latents, decode, device);
   if (!options.keep_latents) {
     std::filesystem::remove(latents_path(request.output));
@@ -80,7 +81,11 @@ struct DecodeOptions {
   std::string device = "auto";
   bool groups = false;
   std::optional<int64_t> group_layer;
+  std::optional<int64_t> vae_tile;
 };
+
+constexpr const char* kTilingHelp =
+    "Decode in overlapping tiles of so many pixels a side (256 is a good size): less memory, faint seams";
 
 void decode(const DecodeOptions& options) {
   const auto start = std::chrono::steady_clock::now();
@@ -91,6 +96,7 @@ void decode(const DecodeOptions& options) {
   request.output = options.output;
   request.groups = options.groups;
   request.group_layer = options.group_layer;
+  request.vae_tile = options.vae_tile;
   report(decode_film(latents, request, choose_device(options.device)),
          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
 }
@@ -106,11 +112,23 @@ void add_generate(CLI::App& app) {
       ->capture_default_str();
   options->model.add_to(*command);
   command->add_option("--seed", options->request.seed, "Seed of the noise (default: the script's)");
+  command->add_option("--solver", options->request.solver,
+                      "unipc (Wan's own), dpmpp, euler, unipc_diffusers or euler_diffusers (default: the "
+                      "script's or the model's)");
   command->add_option("--steps", options->request.steps,
                       "Denoising steps (default: the script's or the model's)");
   command->add_option("--guidance", options->request.guidance,
                       "How strongly the film follows its text; 1 switches guidance off and halves the time");
   command->add_option("--shift", options->request.shift, "Flow shift: more of the steps at high noise");
+  command
+      ->add_option(
+          "--cfg", options->passes,
+          "The passes with and without text: separate, or batched (one pass of two, twice the memory)")
+      ->capture_default_str();
+  command
+      ->add_option("--prompt-cache", options->prompt_cache,
+                   "Folder where text embeddings are kept for the next film ('' keeps none)")
+      ->capture_default_str();
   command->add_option("--attention", options->attention,
                       "Visual attention instead of the model's: moga, full, static or dynamic");
   command->add_flag("--groups", options->request.groups,
@@ -130,6 +148,7 @@ void add_generate(CLI::App& app) {
       ->check(CLI::NonNegativeNumber);
   command->add_flag("--resume", options->request.resume,
                     "Go on from latents that an interrupted run left beside the output");
+  command->add_option("--vae-tiling", options->vae_tile, kTilingHelp);
   command->add_flag("--keep-latents", options->keep_latents, "Keep the latents (for `moga decode`)");
   command->add_option("--device", options->device, "auto, cpu or cuda")->capture_default_str();
   command->callback([options] { generate(*options); });
@@ -146,6 +165,7 @@ void add_decode(CLI::App& app) {
   command->add_flag("--groups", options->groups,
                     "Also write the group pictures, if the latents carry groups");
   command->add_option("--group-layer", options->group_layer, "Layer of the group pictures, from 0");
+  command->add_option("--vae-tiling", options->vae_tile, kTilingHelp);
   command->add_option("--device", options->device, "auto, cpu or cuda")->capture_default_str();
   command->callback([options] { decode(*options); });
 }

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "commands.h"
 #include "model/model_folder.h"
+#include "pipeline/generate.h"
 #include "script/film_script.h"
 
 namespace moga {
@@ -25,16 +26,7 @@ struct LintRequest {
 // Where a script names neither size nor rate: the model's if one is given; else what small and large films
 // use.
 ScriptDefaults defaults_for(const LintRequest& request) {
-  ScriptDefaults defaults;
-  if (!request.model.empty()) {
-    const ModelConfig model = find_model_config(request.model);
-    defaults.width = model.width;
-    defaults.height = model.height;
-    defaults.fps = model.fps;
-    // About three words fill four text tokens.
-    defaults.text_words = model.dit.text_len * 3 / 4;
-  }
-  return defaults;
+  return script_defaults(request.model.empty() ? ModelConfig() : find_model_config(request.model));
 }
 
 int count(const LintResult& result, Severity severity) {
@@ -101,12 +93,13 @@ nlohmann::ordered_json to_json(const std::string& file, const LintResult& result
 }
 
 void lint(const LintRequest& request) {
-  const ScriptDefaults defaults = defaults_for(request);
+  ScriptDefaults defaults = defaults_for(request);
   nlohmann::ordered_json report = nlohmann::ordered_json::array();
   int errors = 0;
   for (const std::string& file : request.scripts) {
     LintResult result;
     try {
+      defaults.folder = std::filesystem::absolute(file).parent_path();
       result = lint_script(read_file(file, kMaxScriptBytes), defaults);
     } catch (const Error& error) {
       // A file that cannot be read is a finding too, so that the other files are still checked.

@@ -13,6 +13,7 @@
 #include "base/text_util.h"
 #include "commands.h"
 #include "model/model_folder.h"
+#include "pipeline/generate.h"
 #include "pipeline/machine_rate.h"
 #include "pipeline/planner.h"
 #include "script/film_script.h"
@@ -41,9 +42,7 @@ struct PlanOptions {
 };
 
 void take_script(const PlanOptions& options, PlanRequest& request) {
-  const ModelConfig& model = request.model;
-  const FilmScript script =
-      load_script(options.script, {.width = model.width, .height = model.height, .fps = model.fps});
+  const FilmScript script = load_script(options.script, script_defaults(request.model));
   request.frames = script.total_frames();
   request.shot_starts = script.shot_starts();
   request.film_wide_text = !script.global.empty();

@@ -13,8 +13,9 @@
 namespace moga {
 
 // "832x480" -> 832, 480.
-inline std::pair<int64_t, int64_t> two_numbers(const std::string& text, const char* option, const char* example) {
-  const std::vector<std::string> parts = split(text, 'x');
+inline std::pair<int64_t, int64_t> two_numbers(const std::string& text, const char* option,
+                                               const char* example) {
+  const std::vector<std::string> parts = split(text, text.find('*') != std::string::npos ? '*' : 'x');
   std::array<int64_t, 2> values{};
   bool good = parts.size() == 2;
   for (size_t i = 0; good && i < 2; ++i) {

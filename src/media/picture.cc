@@ -47,6 +47,22 @@ cv::Mat read_image(const fs::path& path) {
   return rgb;
 }
 
+cv::Mat fill_size(const cv::Mat& rgb, int64_t width, int64_t height) {
+  MOGA_CHECK(!rgb.empty() && width > 0 && height > 0, "cannot scale a picture of {}x{} to {}x{}", rgb.cols,
+             rgb.rows, width, height);
+  const double scale =
+      std::max(static_cast<double>(width) / rgb.cols, static_cast<double>(height) / rgb.rows);
+  const auto side = [&](int64_t wanted, int there) {
+    return std::clamp(static_cast<int>(std::lround(static_cast<double>(wanted) / scale)), 1, there);
+  };
+  const cv::Size part(side(width, rgb.cols), side(height, rgb.rows));
+  const cv::Point corner((rgb.cols - part.width) / 2, (rgb.rows - part.height) / 2);
+  cv::Mat scaled;
+  cv::resize(rgb(cv::Rect(corner, part)), scaled, cv::Size(static_cast<int>(width), static_cast<int>(height)),
+             0, 0, scale < 1 ? cv::INTER_AREA : cv::INTER_CUBIC);
+  return scaled;
+}
+
 std::array<uint8_t, 3> group_colour(int64_t group) {
   // Okabe and Ito's seven colours (without black), continued greedily: each next one is farthest in CIELAB
   // from all before it, as seen with normal, deuteranope and protanope eyes (Machado 2009). Smallest distance

@@ -13,6 +13,8 @@ namespace moga {
 // Written atomically.
 void write_png(const std::filesystem::path& path, const cv::Mat& rgb);
 cv::Mat read_image(const std::filesystem::path& path);
+// The middle of the picture in the shape of width x height, scaled to that size.
+cv::Mat fill_size(const cv::Mat& rgb, int64_t width, int64_t height);
 
 struct ContactRow {
   std::vector<cv::Mat> frames;  // equal sizes

@@ -1,9 +1,8 @@
 #include "model/model_folder.h"
 
-#include <fstream>
-
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "base/fingerprint.h"
 #include "base/log.h"
 #include "io/safetensors.h"
 #include "model/model_sizes.h"
@@ -30,26 +29,6 @@ ModelConfig published(const DitConfig& dit) {
   ModelConfig model = model_config("wan-1.3b");
   model.name = "wan";
   return model;
-}
-
-// "name size hash" of a file of any size: ends and 64 places between, so that gigabytes need not be read.
-std::string sample_hash(const fs::path& file) {
-  constexpr uintmax_t kWhole = uintmax_t{64} << 20U;
-  constexpr uintmax_t kPiece = uintmax_t{64} << 10U;
-  const uintmax_t size = fs::file_size(file);
-  if (size <= kWhole) {
-    return content_hash(read_file(file));
-  }
-  std::ifstream stream(file, std::ios::binary);
-  std::string sample;
-  std::string piece(kPiece, '\0');
-  for (uintmax_t i = 0; i <= 64; ++i) {
-    stream.seekg(static_cast<std::streamoff>((size - kPiece) / 64 * i));
-    stream.read(piece.data(), static_cast<std::streamsize>(kPiece));
-    MOGA_CHECK(stream.good(), "cannot read {}", file.string());
-    sample += piece;
-  }
-  return content_hash(sample);
 }
 
 }  // namespace
@@ -231,19 +210,11 @@ void ModelFolder::check_complete() const {
              source_.model.string(), fmt::join(missing, ", "));
 }
 
-std::string content_hash(std::string_view bytes) {
-  uint64_t hash = 0xCBF29CE484222325ULL;
-  for (const char byte : bytes) {
-    hash = (hash ^ static_cast<unsigned char>(byte)) * 0x100000001B3ULL;
-  }
-  return fmt::format("{:016x}", hash);
-}
-
 static std::string files_text(const std::optional<FoundPart>& part) {
   std::string text;
   if (part) {
     for (const fs::path& file : Checkpoint(part->file).files()) {
-      text += fmt::format("{} {}\n", fs::file_size(file), sample_hash(file));
+      text += fmt::format("{} {}\n", fs::file_size(file), file_fingerprint(file));
     }
   }
   return text;
@@ -260,13 +231,22 @@ std::string ModelFolder::fingerprint() const {
     text += files_text(found.part(kind));
   }
   if (!found.tokenizer.empty()) {
-    text += sample_hash(found.tokenizer);
+    text += file_fingerprint(found.tokenizer);
   }
   for (const LoraChoice& lora : source_.loras) {
-    text += fmt::format("{} {}\n", lora.strength, sample_hash(lora.file));
+    text += fmt::format("{} {}\n", lora.strength, file_fingerprint(lora.file));
   }
   text += enum_name(precision());
   return vae_fingerprint() + "-" + content_hash(text);
+}
+
+std::string ModelFolder::text_fingerprint() const {
+  const ModelParts found = parts();
+  std::string text = config_to_json(config_.text).dump() + files_text(found.part(PartKind::kText));
+  if (!found.tokenizer.empty()) {
+    text += file_fingerprint(found.tokenizer);
+  }
+  return content_hash(text + enum_name(precision()));
 }
 
 std::pair<torch::Tensor, torch::Tensor> tokenize_texts(const Tokenizer& tokenizer,

@@ -58,6 +58,8 @@ class ModelFolder {
   // sample of the weights), moga.json and the adapters.
   std::string fingerprint() const;
   std::string vae_fingerprint() const;
+  // The same of the text encoder and its tokenizer alone: names prompt embeddings.
+  std::string text_fingerprint() const;
 
  private:
   std::filesystem::path own(const char* file) const;  // throws Error unless the folder is of our kind
@@ -83,8 +85,5 @@ torch::Tensor encode_texts(UmT5& encoder, const Tokenizer& tokenizer, const std:
 std::pair<torch::Tensor, torch::Tensor> tokenize_texts(const Tokenizer& tokenizer,
                                                        const std::vector<std::string>& texts,
                                                        int64_t text_len);
-
-// FNV-1a over bytes, as 16 hexadecimal digits.
-std::string content_hash(std::string_view bytes);
 
 }  // namespace moga

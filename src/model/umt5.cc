@@ -94,13 +94,24 @@ class Block : public torch::nn::Module {
     embedding_->weight.mul_(0.1);
   }
   // bucket_LL: relative-position buckets; masked_B11L: true where a key is padding.
-  Tensor forward(Tensor x, const Tensor& bucket_LL, const Tensor& masked_B11L) {
+  Tensor forward(Tensor x, const Tensor& bucket_LL, const Tensor& masked_B11L, const Observer& observe) {
     const Tensor position = embedding_(bucket_LL).permute({2, 0, 1}).unsqueeze(0);  // [1, N, L, L]
     const double lowest =
         x.scalar_type() == torch::kBFloat16 ? -3.3895313892515355e38 : -std::numeric_limits<float>::max();
     const Tensor bias = position.expand({x.size(0), -1, -1, -1}).masked_fill(masked_B11L, lowest);
-    x = x + attn_->forward(norm1_->forward(x), bias);
-    return x + ffn_->forward(norm2_->forward(x));
+    const Tensor normed = norm1_->forward(x);
+    const Tensor attended = attn_->forward(normed, bias);
+    x = x + attended;
+    const Tensor fed = ffn_->forward(norm2_->forward(x));
+    x = x + fed;
+    if (observe) {
+      observe("norm1", normed);
+      observe("pos_bias", position);
+      observe("attn", attended);
+      observe("ffn", fed);
+      observe("out", x);
+    }
+    return x;
   }
 
  private:
@@ -149,15 +160,20 @@ UmT5Impl::UmT5Impl(const TextEncoderConfig& config)
   norm_ = register_module("norm", std::make_shared<umt5_detail::Norm>(config.dim, config.eps));
 }
 
-Tensor UmT5Impl::forward(const Tensor& ids_BL, const Tensor& mask_BL) {
+Tensor UmT5Impl::forward(const Tensor& ids_BL, const Tensor& mask_BL, const Observer& observe) {
   const int64_t length = ids_BL.size(1);
   const Tensor position = torch::arange(length, ids_BL.options());
   const Tensor bucket_LL = relative_position_bucket(position.unsqueeze(0) - position.unsqueeze(1),
                                                     config_.buckets, config_.max_distance);
   const Tensor masked = mask_BL.eq(0).unsqueeze(1).unsqueeze(1);
   Tensor x = token_embedding_(ids_BL);
-  for (const auto& block : blocks_) {
-    x = block->forward(x, bucket_LL, masked);
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    Observer inside;
+    if (observe) {
+      inside = [&observe, prefix = "block" + std::to_string(i) + "."](
+                   const std::string& name, const Tensor& value) { observe(prefix + name, value); };
+    }
+    x = blocks_[i]->forward(x, bucket_LL, masked, inside);
   }
   return norm_->forward(x);
 }

@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "model/observer.h"
 #include "model/wan_config.h"
 
 namespace moga {
@@ -22,8 +23,10 @@ class UmT5Impl : public torch::nn::Module {
   explicit UmT5Impl(const TextEncoderConfig& config);
 
   // ids_BL, mask_BL [B, L] int64 (mask 1 for tokens, 0 for padding) -> [B, L, C]. Rows of padding are
-  // computed too; callers drop or zero them.
-  torch::Tensor forward(const torch::Tensor& ids_BL, const torch::Tensor& mask_BL);
+  // computed too; callers drop or zero them. `observe` is given, of each block, "block3.norm1", "pos_bias",
+  // "attn", "ffn" and "out".
+  torch::Tensor forward(const torch::Tensor& ids_BL, const torch::Tensor& mask_BL,
+                        const Observer& observe = nullptr);
 
   const TextEncoderConfig& config() const { return config_; }
 

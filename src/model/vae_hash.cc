@@ -1,6 +1,7 @@
 #include "model/vae_hash.h"
 
 #include "base/atomic_file.h"
+#include "base/fingerprint.h"
 
 namespace moga {
 

@@ -9,10 +9,18 @@
 namespace moga {
 namespace {
 
+// What the published Wan2.1 pipeline uses, but for the negative prompt: ours, a list of what goes wrong in
+// generated films.
 ModelConfig wan_1_3b() {
   ModelConfig model;
   model.vae.latents_mean = wan_latents_mean();
   model.vae.latents_std = wan_latents_std();
+  model.sampling.solver = "unipc";
+  model.sampling.negative =
+      "blurry, out of focus, noise, compression artefacts, overexposed, washed-out colours, flickering, "
+      "frozen motion, still picture, warped bodies, malformed hands, extra or missing limbs, distorted "
+      "faces, "
+      "text, subtitles, watermark, logo, picture frame, crowded background";
   return model;
 }
 

@@ -101,6 +101,7 @@ struct SamplingDefaults {
   int64_t steps = 50;
   double guidance = 5;
   double shift = 5;
+  std::string negative;
 
   template <class Self, class V>
   static void visit(Self& s, V&& v) {
@@ -108,6 +109,7 @@ struct SamplingDefaults {
     v("steps", s.steps, "Denoising steps");
     v("guidance", s.guidance, "Classifier-free guidance factor; 1 is off");
     v("shift", s.shift, "Flow shift: how much of the schedule is spent at high noise");
+    v("negative", s.negative, "Negative prompt of scripts that name none");
   }
 };
 

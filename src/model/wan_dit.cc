@@ -9,6 +9,12 @@ namespace {
 
 constexpr int64_t kPatch = 2;  // rows and columns of a patch; one latent frame deep
 
+void note(const DitTrace* trace, const char* name, const torch::Tensor& value) {
+  if (trace != nullptr && trace->observe) {
+    trace->observe(trace->place + name, value);
+  }
+}
+
 // norm(x) * (1 + scale) + shift; shift and scale are [B, 1, C].
 torch::Tensor modulated_norm(const torch::Tensor& x_BLC, const torch::Tensor& shift,
                              const torch::Tensor& scale, double eps) {
@@ -45,9 +51,17 @@ class SelfAttention : public AttentionProjections {
   }
 
   torch::Tensor forward(const torch::Tensor& x_BLC, const DitPlan& plan, DitTrace* trace) {
-    const torch::Tensor q_LND = apply_rope(split(norm_q_(q_(x_BLC))), plan.rope).flatten(0, 1);
-    const torch::Tensor k_LND = apply_rope(split(norm_k_(k_(x_BLC))), plan.rope).flatten(0, 1);
+    const torch::Tensor q_BLC = norm_q_(q_(x_BLC));
+    const torch::Tensor k_BLC = norm_k_(k_(x_BLC));
+    const torch::Tensor q_LND = apply_rope(split(q_BLC), plan.rope).flatten(0, 1);
+    const torch::Tensor k_LND = apply_rope(split(k_BLC), plan.rope).flatten(0, 1);
     const torch::Tensor v_LND = split(v_(x_BLC)).flatten(0, 1);
+    note(trace, "self_attn.in", x_BLC);
+    note(trace, "self_attn.q_norm", q_BLC);
+    note(trace, "self_attn.k_norm", k_BLC);
+    note(trace, "self_attn.v", v_LND);
+    note(trace, "self_attn.q_rope", q_LND);
+    note(trace, "self_attn.k_rope", k_LND);
     Routing routing;
     if (router_) {
       routing = router_(x_BLC.flatten(0, 1));
@@ -56,10 +70,10 @@ class SelfAttention : public AttentionProjections {
       }
     }
     const torch::Tensor out_LND = visual_attention(q_LND, k_LND, v_LND, plan.visual, routing, config_);
-    if (trace != nullptr && trace->watch) {
-      trace->watch({x_BLC, q_LND, k_LND, v_LND, out_LND});
-    }
-    return o_(out_LND.flatten(1).view_as(x_BLC));
+    const torch::Tensor out_BLC = o_(out_LND.flatten(1).view_as(x_BLC));
+    note(trace, "self_attn.core", out_LND);
+    note(trace, "self_attn.out", out_BLC);
+    return out_BLC;
   }
 
  private:
@@ -72,11 +86,19 @@ class CrossAttention : public AttentionProjections {
   using AttentionProjections::AttentionProjections;
 
   // text_RC: rows of all captions of all samples, one after another.
-  torch::Tensor forward(const torch::Tensor& x_BLC, const torch::Tensor& text_RC, const DitPlan& plan) {
+  torch::Tensor forward(const torch::Tensor& x_BLC, const torch::Tensor& text_RC, const DitPlan& plan,
+                        DitTrace* trace) {
     const torch::Tensor q_LND = split(norm_q_(q_(x_BLC))).flatten(0, 1);
     const torch::Tensor k_RND = split(norm_k_(k_(text_RC)));
     const torch::Tensor v_RND = split(v_(text_RC));
-    return o_(grouped_attention(q_LND, k_RND, v_RND, plan.text).out_LND.flatten(1).view_as(x_BLC));
+    const torch::Tensor out_LND = grouped_attention(q_LND, k_RND, v_RND, plan.text).out_LND;
+    const torch::Tensor out_BLC = o_(out_LND.flatten(1).view_as(x_BLC));
+    note(trace, "cross_attn.in", x_BLC);
+    note(trace, "cross_attn.q_norm", q_LND);
+    note(trace, "cross_attn.k_norm", k_RND);
+    note(trace, "cross_attn.core", out_LND);
+    note(trace, "cross_attn.out", out_BLC);
+    return out_BLC;
   }
 };
 
@@ -101,8 +123,14 @@ class WanBlockImpl : public torch::nn::Module {
     const auto m = (modulation_ + time_B6C).chunk(6, 1);  // six [B, 1, C]: shift, scale, gate, twice
     x_BLC = torch::addcmul(x_BLC, m[2],
                            self_attn_->forward(modulated_norm(x_BLC, m[0], m[1], eps_), plan, trace));
-    x_BLC = x_BLC + cross_attn_->forward(norm3_(x_BLC), text_RC, plan);
-    return torch::addcmul(x_BLC, m[5], ffn_(modulated_norm(x_BLC, m[3], m[4], eps_)));
+    x_BLC = x_BLC + cross_attn_->forward(norm3_(x_BLC), text_RC, plan, trace);
+    const torch::Tensor ffn_in = modulated_norm(x_BLC, m[3], m[4], eps_);
+    const torch::Tensor ffn_out = ffn_(ffn_in);
+    x_BLC = torch::addcmul(x_BLC, m[5], ffn_out);
+    note(trace, "ffn.in", ffn_in);
+    note(trace, "ffn.out", ffn_out);
+    note(trace, "out", x_BLC);
+    return x_BLC;
   }
 
  private:
@@ -235,19 +263,34 @@ torch::Tensor WanDitImpl::forward(const torch::Tensor& latent_BCFHW, const torch
   torch::Tensor time_B6C;
   {
     const compat::Autocast off(latent_BCFHW.device(), std::nullopt);  // noise levels need all their digits
-    time_BC = time_embedding_(sinusoidal_embedding(timestep_B, config_.freq_dim).to(dtype));
+    const torch::Tensor sinusoid = sinusoidal_embedding(timestep_B, config_.freq_dim).to(dtype);
+    time_BC = time_embedding_(sinusoid);
     time_B6C = time_projection_(torch::silu(time_BC)).unflatten(1, {6, config_.dim});
+    note(trace, "sinusoid", sinusoid);
   }
   const torch::Tensor padded =
       torch::constant_pad_nd(captions_BSRT.to(dtype), {0, 0, 0, config_.text_len - captions_BSRT.size(2)}, 0);
   const torch::Tensor text_RC = text_embedding_(padded).flatten(0, 2);
 
-  for (const auto& block : blocks_) {
-    x_BLC = block->forward(x_BLC, time_B6C, text_RC, plan, trace);
+  note(trace, "e", time_BC);
+  note(trace, "e0", time_B6C);
+  note(trace, "tokens", x_BLC);
+  note(trace, "context_padded", padded);
+  note(trace, "context_emb", text_RC);
+
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    if (trace != nullptr) {
+      trace->place = "block" + std::to_string(i) + ".";
+    }
+    x_BLC = blocks_[i]->forward(x_BLC, time_B6C, text_RC, plan, trace);
+  }
+  if (trace != nullptr) {
+    trace->place.clear();
   }
 
   const auto m = (head_modulation_ + time_BC.unsqueeze(1)).chunk(2, 1);  // shift, scale
   const torch::Tensor out = head_(modulated_norm(x_BLC, m[0], m[1], config_.eps));
+  note(trace, "head.tokens", out);
   // Each token's outputs are laid out as (row, column, channel), channel fastest.
   return out.view({B, layout.frames, layout.rows, layout.cols, kPatch, kPatch, config_.out_channels})
       .permute({0, 6, 1, 2, 4, 3, 5})  // [B, C, F, Y, p, X, p]

@@ -5,12 +5,12 @@
 
 #include <torch/torch.h>
 
-#include <functional>
 #include <memory>
 #include <vector>
 
 #include "attention/visual_attention.h"
 #include "model/layers.h"
+#include "model/observer.h"
 #include "model/rope.h"
 #include "model/wan_config.h"
 
@@ -49,19 +49,14 @@ DitPlan plan_dit(const std::vector<FilmLayout>& layouts, GlobalText global, cons
 // All tensors of a plan.
 std::vector<torch::Tensor*> plan_tensors(DitPlan& plan);
 
-// One block's visual attention: what went in and what came out, before the output projection.
-struct AttentionView {
-  const torch::Tensor& hidden_BLC;  // what a router sees
-  const torch::Tensor& q_LND;
-  const torch::Tensor& k_LND;
-  const torch::Tensor& v_LND;
-  const torch::Tensor& out_LND;
-};
-
-// What the routers did in one forward pass, one entry a block; empty if the attention has no routers.
+// What one forward pass did inside.
 struct DitTrace {
-  std::vector<Routing> routing;
-  std::function<void(const AttentionView&)> watch;  // called for each block in turn; may be empty
+  std::vector<Routing> routing;  // one entry a block; empty if the attention has no routers
+  // If set, is given what the blocks make, under "block3.self_attn.in" and the like: self_attn.{in, q_norm,
+  // k_norm, v, q_rope, k_rope, core, out}, cross_attn.{in, q_norm, k_norm, core, out}, ffn.{in, out}, out;
+  // and around them sinusoid, e, e0, tokens, context_padded, context_emb, head.tokens.
+  Observer observe;
+  std::string place;  // where the pass is: "block3."
 };
 
 class WanBlockImpl;
@@ -73,7 +68,7 @@ class WanDitImpl : public torch::nn::Module {
   // latent_BCFHW [B, in_channels, F, H, W] with H = 2 * rows, W = 2 * cols of the plan's layout.
   // timestep_B [B], 0..1000. captions_BSRT [B, captions, rows <= text_len, text_dim]: text encoder outputs,
   // padded with zero rows (Wan pads with zeros before its text MLP and masks nothing). Returns the flow
-  // prediction [B, out_channels, F, H, W] in float32. `trace`, if given, receives the routing.
+  // prediction [B, out_channels, F, H, W] in float32. `trace`, if given, receives what is asked for in it.
   torch::Tensor forward(const torch::Tensor& latent_BCFHW, const torch::Tensor& timestep_B,
                         const torch::Tensor& captions_BSRT, const DitPlan& plan, DitTrace* trace = nullptr);
 

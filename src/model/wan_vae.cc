@@ -20,9 +20,16 @@ namespace vae_detail {
 // Frames that a layer remembers, by layer. An entry that is absent means that nothing was seen yet.
 struct StreamState {
   std::unordered_map<const void*, torch::Tensor> history;
+  Observer observe;
 };
 
 using torch::Tensor;
+
+static void note(const StreamState* state, const std::string& name, const Tensor& x_BTCHW) {
+  if (state != nullptr && state->observe) {
+    state->observe(name, x_BTCHW.transpose(1, 2));
+  }
+}
 
 // Applies a function of [B * T, C, H, W] to [B, T, C, H, W].
 template <typename F>
@@ -330,10 +337,14 @@ class Encoder : public torch::nn::Module {
   }
   Tensor forward(const Tensor& x, StreamState* state) {
     Tensor y = conv_in_->forward(x, state);
-    for (const Stage& stage : stages_) {
-      y = stage(y, state);
+    note(state, "encoder.conv1", y);
+    for (size_t i = 0; i < stages_.size(); ++i) {
+      y = stages_[i](y, state);
+      note(state, "encoder.downsamples." + std::to_string(i), y);
     }
-    return head_->forward(middle_->forward(y, state), state);
+    y = middle_->forward(y, state);
+    note(state, "encoder.middle", y);
+    return head_->forward(y, state);
   }
 
  private:
@@ -367,9 +378,13 @@ class Decoder : public torch::nn::Module {
     head_ = register_module("head", std::make_shared<Head>(channels, 3));
   }
   Tensor forward(const Tensor& z, StreamState* state) {
-    Tensor y = middle_->forward(conv_in_->forward(z, state), state);
-    for (const Stage& stage : stages_) {
-      y = stage(y, state);
+    Tensor y = conv_in_->forward(z, state);
+    note(state, "decoder.conv1", y);
+    y = middle_->forward(y, state);
+    note(state, "decoder.middle", y);
+    for (size_t i = 0; i < stages_.size(); ++i) {
+      y = stages_[i](y, state);
+      note(state, "decoder.upsamples." + std::to_string(i), y);
     }
     return head_->forward(y, state);
   }
@@ -449,6 +464,12 @@ torch::Tensor WanVaeImpl::decode(const torch::Tensor& latent_BZFHW) {
 VaeDecodeStream::VaeDecodeStream(WanVae vae)
     : vae_(std::move(vae)), state_(std::make_unique<StreamState>()) {}
 VaeDecodeStream::~VaeDecodeStream() = default;
+VaeDecodeStream::VaeDecodeStream(VaeDecodeStream&&) noexcept = default;
+VaeDecodeStream& VaeDecodeStream::operator=(VaeDecodeStream&&) noexcept = default;
+
+void VaeDecodeStream::observe(Observer observer) {
+  state_->observe = std::move(observer);
+}
 
 torch::Tensor VaeDecodeStream::next(const torch::Tensor& latent_BZFHW) {
   const torch::Tensor scaled = latent_BZFHW * vae_->scale_vector(vae_->config_.latents_std, 1, latent_BZFHW) +
@@ -462,15 +483,20 @@ VaeEncodeStream::VaeEncodeStream(WanVae vae)
     : vae_(std::move(vae)), state_(std::make_unique<StreamState>()) {}
 VaeEncodeStream::~VaeEncodeStream() = default;
 
+void VaeEncodeStream::observe(Observer observer) {
+  state_->observe = std::move(observer);
+}
+
 torch::Tensor VaeEncodeStream::next(const torch::Tensor& video_BCTHW) {
   check_video(video_BCTHW);
   const bool first = state_->history.empty();
   MOGA_CHECK(video_BCTHW.size(2) % 4 == (first ? 1 : 0), "expected {} frames, found {}",
              first ? "4n + 1" : "4n", video_BCTHW.size(2));
-  const torch::Tensor moments =
-      vae_->quant_->forward(vae_->encoder_->forward(video_BCTHW.transpose(1, 2), state_.get()), state_.get())
-          .transpose(1, 2);
-  const torch::Tensor mean = moments.chunk(2, 1)[0];
+  const torch::Tensor encoded = vae_->encoder_->forward(video_BCTHW.transpose(1, 2), state_.get());
+  const torch::Tensor moments = vae_->quant_->forward(encoded, state_.get());
+  vae_detail::note(state_.get(), "pre_quant", encoded);
+  vae_detail::note(state_.get(), "moments", moments);
+  const torch::Tensor mean = moments.transpose(1, 2).chunk(2, 1)[0];
   return (mean - vae_->scale_vector(vae_->config_.latents_mean, 0, mean)) /
          vae_->scale_vector(vae_->config_.latents_std, 1, mean);
 }

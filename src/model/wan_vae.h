@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 
+#include "model/observer.h"
 #include "model/wan_config.h"
 
 namespace moga {
@@ -59,9 +60,14 @@ class VaeDecodeStream {
  public:
   explicit VaeDecodeStream(WanVae vae);
   ~VaeDecodeStream();
+  VaeDecodeStream(VaeDecodeStream&&) noexcept;
+  VaeDecodeStream& operator=(VaeDecodeStream&&) noexcept;
   // The next latent frames [B, Z, n, h, w], normalised -> their pixels [B, 3, 4n (first call: 4n - 3), 8h,
   // 8w].
   torch::Tensor next(const torch::Tensor& latent_BZFHW);
+  // Is given "decoder.conv1", "decoder.middle" and "decoder.upsamples.3" and so on of each piece, [B, C, T,
+  // H, W].
+  void observe(Observer observer);
 
  private:
   WanVae vae_;
@@ -75,6 +81,9 @@ class VaeEncodeStream {
   ~VaeEncodeStream();
   // [B, 3, T, H, W] -> normalised latents of these frames.
   torch::Tensor next(const torch::Tensor& video_BCTHW);
+  // Is given "encoder.conv1", "encoder.downsamples.2" and so on, "encoder.middle", "pre_quant" (the encoder's
+  // output) and "moments" (mean and log-variance) of each piece, [B, C, T, H, W].
+  void observe(Observer observer);
 
  private:
   WanVae vae_;

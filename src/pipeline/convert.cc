@@ -134,6 +134,37 @@ Routing route(const RouterWeights& router, const Tensor& hidden_LC) {
   return routing;
 }
 
+// One block's visual attention: what went in and what came out, before the output projection.
+struct AttentionView {
+  torch::Tensor hidden_BLC;  // what a router sees
+  torch::Tensor q_LND;
+  torch::Tensor k_LND;
+  torch::Tensor v_LND;
+  torch::Tensor out_LND;
+};
+
+// An observer of a pass that hands on each block's visual attention, in turn.
+Observer watch_attention(std::function<void(const AttentionView&)> see) {
+  return [see = std::move(see), view = std::make_shared<AttentionView>()](const std::string& name,
+                                                                          const Tensor& value) {
+    const std::pair<const char*, Tensor AttentionView::*> kParts[] = {
+        {".self_attn.in", &AttentionView::hidden_BLC},
+        {".self_attn.q_rope", &AttentionView::q_LND},
+        {".self_attn.k_rope", &AttentionView::k_LND},
+        {".self_attn.v", &AttentionView::v_LND},
+        {".self_attn.core", &AttentionView::out_LND}};
+    for (const auto& [ending, part] : kParts) {
+      if (name.ends_with(ending)) {
+        (*view).*part = value;
+      }
+    }
+    if (name.ends_with(".self_attn.core")) {  // the last of them
+      see(*view);
+      *view = {};
+    }
+  };
+}
+
 using Routers = std::vector<RouterWeights>;  // one a block
 
 Tensor run(WanDit& dit, const Sample& sample, const DitConfig& config, DitTrace* trace) {
@@ -164,11 +195,11 @@ Routers kmeans_routers(WanDit& dit, const DitConfig& full, const ConvertRequest&
   for (const Sample* sample : used) {
     size_t block = 0;
     DitTrace trace;
-    trace.watch = [&](const AttentionView& view) {
+    trace.observe = watch_attention([&](const AttentionView& view) {
       const Tensor hidden_LC = view.hidden_BLC.flatten(0, 1);
       const Tensor rows = torch::randperm(hidden_LC.size(0), generator, torch::kInt64).slice(0, 0, share);
       tokens[block++].push_back(hidden_LC.index_select(0, rows.to(hidden_LC.device())).to(torch::kCPU));
-    };
+    });
     run(dit, *sample, full, &trace);
     progress.advance();
   }
@@ -214,7 +245,7 @@ std::vector<Tensor> measure_blocks(WanDit& dit, const DitConfig& full, const Dit
         plan_static_groups(sample->layout, moga.attention, 1, sample->noisy_BZFHW.device());
     size_t block = 0;
     DitTrace trace;
-    trace.watch = [&](const AttentionView& view) {
+    trace.observe = watch_attention([&](const AttentionView& view) {
       for (size_t i = 0; i < starts.size(); ++i) {
         const Routing routing = route((*starts[i])[block], view.hidden_BLC.flatten(0, 1));
         const Tensor found =
@@ -225,7 +256,7 @@ std::vector<Tensor> measure_blocks(WanDit& dit, const DitConfig& full, const Dit
         out[i].largest_group += group_occupancy(routing).max().item<double>() / passes;
       }
       ++block;
-    };
+    });
     predictions.push_back(run(dit, *sample, full, &trace));
     progress.advance();
   }

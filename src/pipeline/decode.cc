@@ -8,6 +8,7 @@
 #include "media/picture.h"
 #include "media/video.h"
 #include "model/model_folder.h"
+#include "model/vae_tiling.h"
 
 namespace moga {
 
@@ -68,7 +69,21 @@ std::vector<int64_t> frame_groups_of(const torch::Tensor& map_FYX, int64_t laten
   return {ids.data_ptr<int64_t>(), ids.data_ptr<int64_t>() + ids.numel()};
 }
 
+std::optional<VaeTiling> vae_tiling(std::optional<int64_t> pixels) {
+  if (!pixels) {
+    return std::nullopt;
+  }
+  MOGA_CHECK(*pixels >= 64 && *pixels % 32 == 0,
+             "a VAE tile must have a side of at least 64 pixels divisible by 32, found {}", *pixels);
+  return VaeTiling{*pixels / 8, *pixels / 32};  // neighbours share a quarter
+}
+
 }  // namespace
+
+int64_t decode_piece(int64_t width, int64_t height) {
+  constexpr int64_t kSmall = 256 * 256;
+  return width * height <= kSmall ? 2 : 1;
+}
 
 DecodedFilm decode_film(const FilmLatents& latents, const DecodeRequest& request, torch::Device device) {
   const torch::NoGradGuard guard;
@@ -117,12 +132,11 @@ DecodedFilm decode_film(const FilmLatents& latents, const DecodeRequest& request
   }
 
   const int64_t latent_frames = latents.latent_ZFHW.size(1);
-  VaeDecodeStream stream(vae);
+  VaeTiledDecodeStream stream(vae, vae_tiling(request.vae_tile));
   Progress progress("decode", script.total_frames(), "frame");
-  // Two latent frames a piece: eight frames fill the two cores of a small machine, and memory stays small.
-  constexpr int64_t kPiece = 2;
-  for (int64_t at = 0; at < latent_frames; at += kPiece) {
-    const int64_t end = std::min(latent_frames, at + kPiece);
+  const int64_t piece = decode_piece(settings.width, settings.height);
+  for (int64_t at = 0; at < latent_frames; at += piece) {
+    const int64_t end = std::min(latent_frames, at + piece);
     const torch::Tensor pixels =
         stream.next(latents.latent_ZFHW.slice(1, at, end).unsqueeze(0).to(device))[0].to(torch::kCPU);
     for (int64_t i = 0; i < pixels.size(1); ++i, ++result.frames) {

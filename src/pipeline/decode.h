@@ -17,6 +17,7 @@ struct DecodeRequest {
   std::filesystem::path output;        // film.mp4; the contact sheet is film.png beside it
   bool groups = false;                 // also the group pictures, if the latents carry groups
   std::optional<int64_t> group_layer;  // absent: the middle layer
+  std::optional<int64_t> vae_tile;     // side of the VAE's tiles in pixels; absent: whole pictures
 };
 
 struct DecodedFilm {
@@ -34,6 +35,10 @@ std::filesystem::path groups_path(const std::filesystem::path& output);
 // request the frames coloured by group. Throws Error if the latents are unfinished, the model is another one,
 // or nothing can be written; nothing half-written stays.
 DecodedFilm decode_film(const FilmLatents& latents, const DecodeRequest& request, torch::Device device);
+
+// Latent frames that are decoded at once. Two of a small picture: eight frames fill the cores of a small
+// machine. One of a large picture, which does so by itself and whose activations are what bounds memory.
+int64_t decode_piece(int64_t width, int64_t height);
 
 // Latent frame that pixel frame `frame` belongs to.
 constexpr int64_t latent_of_frame(int64_t frame) {

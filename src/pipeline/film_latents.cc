@@ -4,10 +4,15 @@
 
 namespace moga {
 
+constexpr const char* kSolverPrefix = "solver.";
+
 void write_film_latents(const std::filesystem::path& path, const FilmLatents& film) {
   std::map<std::string, torch::Tensor> tensors = {{"latent", film.latent_ZFHW}};
   if (film.groups_NFYX.defined()) {
     tensors["groups"] = film.groups_NFYX;
+  }
+  for (const auto& [name, tensor] : film.solver_memory) {
+    tensors[kSolverPrefix + name] = tensor;
   }
   write_safetensors(path, tensors,
                     {{"format", "moga film latents 1"},
@@ -43,6 +48,11 @@ FilmLatents read_film_latents(const std::filesystem::path& path) {
              fmt::join(film.latent_ZFHW.sizes(), " x "), film.script.latent_frames());
   if (file.contains("groups")) {
     film.groups_NFYX = file.read("groups");
+  }
+  for (const auto& [name, info] : file.tensors()) {
+    if (name.starts_with(kSolverPrefix)) {
+      film.solver_memory[name.substr(std::string_view(kSolverPrefix).size())] = file.read(name);
+    }
   }
   return film;
 }

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 
 #include "base/config.h"
@@ -22,10 +23,13 @@ struct FilmSettings {
   int64_t steps = 0;
   double guidance = 0;
   double shift = 0;
-  std::string attention;          // visual attention: moga, full, static, dynamic
-  std::string model;              // name
-  std::string model_fingerprint;  // of the weights
-  std::string model_folder;       // where they were
+  std::string passes = "separate";  // of guidance
+  std::string negative;             // prompt that guidance leads away from
+  std::string first_frame;          // hash of the given first frame as it was used; empty if there is none
+  std::string attention;            // visual attention: moga, full, static, dynamic
+  std::string model;                // name
+  std::string model_fingerprint;    // of the weights
+  std::string model_folder;         // where they were
   std::string device = "cpu";
 
   template <class Self, class V>
@@ -38,6 +42,9 @@ struct FilmSettings {
     v("steps", s.steps, "Denoising steps");
     v("guidance", s.guidance, "Classifier-free guidance");
     v("shift", s.shift, "Flow shift");
+    v("passes", s.passes, "Guidance in separate or batched passes");
+    v("negative", s.negative, "Negative prompt");
+    v("first_frame", s.first_frame, "Hash of the given first frame; empty: none");
     v("attention", s.attention, "Visual attention");
     v("model", s.model, "Model name");
     v("model_fingerprint", s.model_fingerprint, "Hash of the model's files");
@@ -51,6 +58,8 @@ struct FilmLatents {
   FilmScript script;
   int64_t steps_done = 0;     // settings.steps when finished
   torch::Tensor latent_ZFHW;  // float32, normalised; the noisy sample while unfinished
+  // What a multistep solver remembers of earlier steps, by name; empty when finished.
+  std::map<std::string, torch::Tensor> solver_memory;
   torch::Tensor groups_NFYX;  // uint8 group of each token, one map a layer; undefined if not kept
   int64_t group_step = 0;     // the denoising step that groups_NFYX is from
 };

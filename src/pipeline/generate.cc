@@ -2,15 +2,29 @@
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "base/fingerprint.h"
 #include "base/log.h"
 #include "base/progress.h"
-#include "diffusion/flow.h"
+#include "diffusion/solver.h"
 #include "media/frame_tensor.h"
 #include "media/picture.h"
+#include "pipeline/prompt_embeddings.h"
 
 namespace moga {
 
 namespace fs = std::filesystem;
+
+ScriptDefaults script_defaults(const ModelConfig& model) {
+  ScriptDefaults defaults;
+  defaults.width = model.width;
+  defaults.height = model.height;
+  defaults.fps = model.fps;
+  defaults.text_words = model.dit.text_len * 3 / 4;  // about three words fill four text tokens
+  for (const auto& [solver, name] : EnumNames<Solver>::kNames) {
+    defaults.solvers.emplace_back(name);
+  }
+  return defaults;
+}
 
 fs::path latents_path(const fs::path& output) {
   return fs::path(output).replace_extension(".latents.safetensors");
@@ -25,20 +39,20 @@ FilmSettings decide_settings(const GenerateRequest& request, const ModelFolder& 
   settings.height = script.height > 0 ? script.height : config.height;
   settings.fps = script.fps > 0 ? script.fps : config.fps;
   settings.seed = request.seed.value_or(script.seed);
-  settings.solver = wish.solver.value_or(config.sampling.solver);
+  settings.solver = request.solver.value_or(wish.solver.value_or(config.sampling.solver));
   settings.steps = request.steps.value_or(wish.steps.value_or(config.sampling.steps));
   settings.guidance = request.guidance.value_or(wish.guidance.value_or(config.sampling.guidance));
   settings.shift = request.shift.value_or(wish.shift.value_or(config.sampling.shift));
+  settings.passes = enum_name(request.passes);
+  settings.negative = script.negative.value_or(config.sampling.negative);
   settings.attention = enum_name(request.attention.value_or(config.dit.attention.kind));
   settings.model = config.name;
   settings.model_folder = model.path().string();
-  MOGA_CHECK(settings.solver == "euler", "the solver '{}' is not known; this version has euler",
-             settings.solver);
   MOGA_CHECK(settings.width % 16 == 0 && settings.height % 16 == 0,
              "the film's size must be a multiple of 16, found {}x{}", settings.width, settings.height);
   MOGA_CHECK(settings.guidance >= 0 && std::isfinite(settings.guidance),
              "guidance must not be negative, found {}", settings.guidance);
-  flow_schedule(settings.steps, settings.shift);  // checks both
+  flow_schedule(enum_value<Solver>(settings.solver, "solver"), settings.steps, settings.shift);  // checks all
   model.check_complete();
   settings.model_fingerprint = model.fingerprint();
   return settings;
@@ -46,40 +60,82 @@ FilmSettings decide_settings(const GenerateRequest& request, const ModelFolder& 
 
 namespace {
 
-struct Prompts {
-  torch::Tensor conditional;    // [1, slots, rows, text_dim]
-  torch::Tensor unconditional;  // the same shape: the negative prompt in every slot
-};
-
-// The text encoder lives only in here: it is dropped before the diffusion transformer is loaded.
-Prompts encode_prompts(const FilmScript& script, const ModelFolder& model, torch::Device device) {
-  const Tokenizer tokenizer = model.load_tokenizer();
-  UmT5 encoder = model.load_text(device);
-  const int64_t text_len = model.config().dit.text_len;
+// The text encoder lives only in here, if at all: it is dropped before the diffusion transformer is loaded.
+Prompts encode_prompts(const FilmLatents& film, const ModelFolder& model, const fs::path& cache,
+                       torch::Device device) {
+  const FilmScript& script = film.script;
+  TextSource source;
+  source.fingerprint = model.text_fingerprint();
+  source.text_len = model.config().dit.text_len;
+  source.load_tokenizer = [&] { return model.load_tokenizer(); };
+  source.load_encoder = [&] { return model.load_text(device); };
   std::vector<std::string> texts;
-  for (size_t i = 0; i < script.shots.size(); ++i) {
-    texts.push_back(script.shots[i].text);
-    bool truncated = false;
-    tokenizer.encode(texts.back(), static_cast<size_t>(text_len), &truncated);
-    if (truncated) {
-      spdlog::warn("shot {}: the prompt is longer than {} tokens and was cut", i + 1, text_len);
-    }
+  std::vector<std::string> names;
+  for (const Shot& shot : script.shots) {
+    texts.push_back(shot.text);
+    names.push_back(fmt::format("the prompt of shot {}", texts.size()));
   }
   if (!script.global.empty()) {
     texts.push_back(script.global);
+    names.emplace_back("the film-wide text");
   }
   const auto slots = static_cast<int64_t>(texts.size());
-  texts.push_back(script.negative);
-  const torch::Tensor all = encode_texts(encoder, tokenizer, texts, text_len);
-  return {all.slice(0, 0, slots).unsqueeze(0), all.slice(0, slots).expand({slots, -1, -1}).unsqueeze(0)};
+  const bool guided = film.settings.guidance != 1;
+  if (guided) {
+    texts.push_back(film.settings.negative);
+    names.emplace_back("the negative prompt");
+  }
+  const std::vector<TextEmbedding> embeddings = embed_texts(source, texts, cache, device);
+  int64_t rows = 0;
+  for (const TextEmbedding& embedding : embeddings) {
+    rows = std::max(rows, embedding.rows_RT.size(0));
+  }
+  std::vector<torch::Tensor> padded;
+  for (size_t i = 0; i < embeddings.size(); ++i) {
+    const torch::Tensor& text = embeddings[i].rows_RT;
+    padded.push_back(torch::constant_pad_nd(text, {0, 0, 0, rows - text.size(0)}, 0));
+    if (embeddings[i].truncated) {
+      spdlog::warn("{} is longer than {} tokens and was cut", names[i], source.text_len);
+    }
+  }
+  const torch::Tensor all = torch::stack(padded).to(device);
+  Prompts prompts;
+  prompts.conditional = all.slice(0, 0, slots).unsqueeze(0);
+  if (guided) {
+    prompts.unconditional = all.slice(0, slots).expand({slots, -1, -1}).unsqueeze(0);
+  }
+  return prompts;
+}
+
+// The picture in the film's size.
+std::optional<cv::Mat> read_first_frame(const FilmScript& script, const FilmSettings& settings) {
+  if (script.first_frame_picture.empty()) {
+    return std::nullopt;
+  }
+  return fill_size(read_image(script.first_frame_path()), settings.width, settings.height);
+}
+
+// The state in which an unfinished film was saved.
+SolverState solver_state(const FilmLatents& film, torch::Device device) {
+  SolverState state;
+  state.done = film.steps_done;
+  state.x = film.latent_ZFHW.unsqueeze(0).to(device);
+  std::map<std::string, torch::Tensor> memory;
+  for (const auto& [name, tensor] : film.solver_memory) {
+    memory[name] = tensor.to(device);
+  }
+  state.set_memory(memory);
+  return state;
 }
 
 // [layers, F, Y, X] uint8.
 torch::Tensor group_maps(const DitTrace& trace, const FilmLayout& layout) {
   std::vector<torch::Tensor> maps;
   for (const Routing& routing : trace.routing) {
-    maps.push_back(
-        routing.group_ids_L.view({layout.frames, layout.rows, layout.cols}).to(torch::kCPU, torch::kUInt8));
+    maps.push_back(routing.group_ids_L
+                       .slice(0, 0, layout.tokens())  // of the pass with text
+                       .view({layout.frames, layout.rows, layout.cols})
+                       .to(torch::kCPU, torch::kUInt8));
   }
   return maps.empty() ? torch::Tensor() : torch::stack(maps);
 }
@@ -113,6 +169,12 @@ FilmLatents sample_film(const GenerateRequest& request, torch::Device device) {
   film.script.width = film.settings.width;
   film.script.height = film.settings.height;
   film.script.fps = film.settings.fps;
+  const std::optional<cv::Mat> first_frame = read_first_frame(film.script, film.settings);
+  if (first_frame) {
+    const torch::Tensor bytes = image_to_tensor(*first_frame);
+    film.settings.first_frame =
+        content_hash({static_cast<const char*>(bytes.data_ptr()), static_cast<size_t>(bytes.numel())});
+  }
   const FilmSettings& settings = film.settings;
   check_writable(request.output);
   if (!request.preview.empty()) {
@@ -128,10 +190,12 @@ FilmLatents sample_film(const GenerateRequest& request, torch::Device device) {
     return config;
   }();
 
-  const FlowSchedule schedule = flow_schedule(settings.steps, settings.shift);
+  const FlowSchedule schedule =
+      flow_schedule(enum_value<Solver>(settings.solver, "solver"), settings.steps, settings.shift);
   const auto generator = at::detail::createCPUGenerator(settings.seed);
   const int64_t channels = model.config().dit.in_channels;
-  torch::Tensor x =
+  SolverState start;
+  start.x =
       torch::randn({1, channels, layout.frames, layout.rows * 2, layout.cols * 2}, generator).to(device);
   if (request.resume && fs::exists(saved)) {
     FilmLatents earlier = read_film_latents(saved);
@@ -141,56 +205,62 @@ FilmLatents sample_film(const GenerateRequest& request, torch::Device device) {
         "{} was made with another script, seed, model or settings; generate without --resume to start anew",
         saved.string());
     film = std::move(earlier);
-    x = film.latent_ZFHW.unsqueeze(0).to(device);
+    start = solver_state(film, device);
+    film.solver_memory.clear();
     spdlog::info("continuing after step {} of {}", film.steps_done, settings.steps);
   }
   if (film.steps_done == settings.steps) {
     return film;
   }
 
-  const Prompts prompts = encode_prompts(film.script, model, device);
+  const Prompts prompts = encode_prompts(film, model, request.prompt_cache, device);
+  torch::Tensor held;  // [1, Z, 1, h, w]
+  if (first_frame) {
+    held = model.load_vae(device)->encode(
+        bytes_to_unit(image_to_tensor(*first_frame)).unsqueeze(1).unsqueeze(0).to(device));
+  }
+  start.x = with_first_frame(start.x, held);
   WanDit dit = model.load_dit(device, &attention);
   std::optional<WanVae> preview_vae;
   if (!request.preview.empty()) {
     preview_vae = model.load_vae(device);
   }
-  const DitPlan plan =
-      plan_dit({layout}, film.script.global.empty() ? GlobalText::kNone : GlobalText::kLastCaption,
-               dit->config(), device);
+  GuidedDenoiser predict(dit, layout,
+                         film.script.global.empty() ? GlobalText::kNone : GlobalText::kLastCaption, prompts,
+                         settings.guidance, request.passes, held, device);
   film.group_step = request.group_step.value_or(settings.steps * 3 / 4);
   MOGA_CHECK(film.group_step >= 0 && film.group_step < settings.steps,
              "the groups' step must be from 0 to {}, found {}", settings.steps - 1, film.group_step);
 
   Progress progress("denoise", settings.steps, "step", film.steps_done);
   int64_t step = film.steps_done;
-  const Denoiser denoise = [&](const torch::Tensor& sample, int64_t timestep) {
+  const Denoiser denoise = [&](const torch::Tensor& x, double timestep) {
+    if (!request.groups || step != film.group_step) {
+      return predict(x, timestep, nullptr);
+    }
     DitTrace trace;
-    const bool keep = request.groups && step == film.group_step;
-    const torch::Tensor t = torch::full({1}, static_cast<double>(timestep), torch::kFloat64).to(device);
-    torch::Tensor v = dit->forward(sample, t, prompts.conditional, plan, keep ? &trace : nullptr);
-    if (keep) {
-      film.groups_NFYX = group_maps(trace, layout);
-    }
-    if (settings.guidance != 1) {
-      v = guide(v, dit->forward(sample, t, prompts.unconditional, plan), settings.guidance);
-    }
+    const torch::Tensor v = predict(x, timestep, &trace);
+    film.groups_NFYX = group_maps(trace, layout);
     return v;
   };
-  const StepCallback after_step = [&](int64_t done, const torch::Tensor& sample, const torch::Tensor& clean) {
+  const StepCallback after_step = [&](const SolverState& state, const torch::Tensor& clean) {
+    const int64_t done = state.done;
     step = done;
     film.steps_done = done;
-    film.latent_ZFHW = sample[0].to(torch::kCPU);
+    film.latent_ZFHW = with_first_frame(state.x, held)[0].to(torch::kCPU);
     MOGA_CHECK(torch::isfinite(film.latent_ZFHW).all().item<bool>(), "the sample is not finite after step {}",
                done);
     if (request.checkpoint_every > 0 && done % request.checkpoint_every == 0 && done < settings.steps) {
-      write_film_latents(saved, film);
+      FilmLatents unfinished = film;
+      unfinished.solver_memory = state.memory();
+      write_film_latents(saved, unfinished);
     }
     if (preview_vae && done % request.preview_every == 0) {
       write_preview(request.preview, done, clean, film.script, *preview_vae);
     }
     progress.advance();
   };
-  euler_sample(denoise, x, schedule, film.steps_done, after_step);
+  sample_flow(denoise, start, schedule, after_step);
   write_film_latents(saved, film);
   return film;
 }

@@ -13,6 +13,7 @@
 #include "attention/visual_attention_config.h"
 #include "model/model_folder.h"
 #include "pipeline/film_latents.h"
+#include "pipeline/guided_denoiser.h"
 #include "script/film_script.h"
 
 namespace moga {
@@ -23,10 +24,13 @@ struct GenerateRequest {
   std::filesystem::path output;  // film.mp4
   // Each overrides the script, which overrides the model's defaults.
   std::optional<uint64_t> seed;
+  std::optional<std::string> solver;
   std::optional<int64_t> steps;
   std::optional<double> guidance;
   std::optional<double> shift;
+  GuidancePasses passes = GuidancePasses::kSeparate;
   std::optional<AttentionKind> attention;  // replaces the model's visual attention (for comparisons)
+  std::filesystem::path prompt_cache;      // folder of text embeddings; empty: none are kept
   bool groups = false;                     // keep the routers' groups for the group pictures
   std::optional<int64_t>
       group_step;                 // denoising step whose groups are kept, from 0; absent: three quarters in
@@ -35,6 +39,9 @@ struct GenerateRequest {
   int64_t checkpoint_every = 0;  // steps between saves of the unfinished latents; 0 for none
   bool resume = false;           // go on from latents that an interrupted run saved
 };
+
+// What scripts for a model are checked against.
+ScriptDefaults script_defaults(const ModelConfig& model);
 
 // Where a run keeps its latents until the film is written: OUTPUT with ".latents.safetensors" in place of
 // ".mp4".

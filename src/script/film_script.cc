@@ -126,7 +126,9 @@ FilmScript parse_script(const std::string& yaml, const std::string& file, const 
 }
 
 FilmScript load_script(const std::filesystem::path& path, const ScriptDefaults& defaults) {
-  return parse_script(read_file(path, kMaxScriptBytes), path.string(), defaults);
+  ScriptDefaults here = defaults;
+  here.folder = std::filesystem::absolute(path).parent_path();
+  return parse_script(read_file(path, kMaxScriptBytes), path.string(), here);
 }
 
 // A double-quoted YAML scalar on one line: the one style that can hold every character.
@@ -184,7 +186,10 @@ std::string script_to_yaml(const FilmScript& script) {
   }
   out += fmt::format("seed: {}\n", script.seed);
   line("global", script.global_prompt.empty() ? escape_braces(script.global) : script.global_prompt);
-  line("negative", script.negative);
+  if (script.negative) {
+    out += fmt::format("negative: {}\n", quoted(*script.negative));
+  }
+  line("first_frame", script.first_frame_picture);
   if (!script.characters.empty()) {
     out += "characters:\n";
     for (const auto& [name, description] : script.characters) {

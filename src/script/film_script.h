@@ -28,10 +28,12 @@ struct SamplingSettings {
 
 struct FilmScript {
   std::string title;
-  std::string global;         // film-wide text with references replaced; every shot attends to it
-  std::string global_prompt;  // the same as written; empty if a program made the script
-  std::string negative;       // negative prompt for guidance
-  int64_t width = 0;          // pixels; 0 means the model's own size
+  std::string global;                   // film-wide text with references replaced; every shot attends to it
+  std::string global_prompt;            // the same as written; empty if a program made the script
+  std::optional<std::string> negative;  // negative prompt for guidance; absent: the model's own
+  std::string first_frame_picture;      // as written; the film's first frame, empty if there is none
+  std::filesystem::path folder;         // where a relative picture path starts; no part of the YAML
+  int64_t width = 0;                    // pixels; 0 means the model's own size
   int64_t height = 0;
   double fps = 0;  // 0 means the model's own rate
   uint64_t seed = 0;
@@ -41,6 +43,7 @@ struct FilmScript {
 
   int64_t total_frames() const;   // 4n + 1
   int64_t latent_frames() const;  // (total_frames - 1) / 4 + 1
+  std::filesystem::path first_frame_path() const { return folder / first_frame_picture; }
   // First latent frame of each shot: 0, then (first_frame - 1) / 4 + 1.
   std::vector<int64_t> shot_starts() const;
 };
@@ -62,6 +65,8 @@ struct ScriptDefaults {
   double fps = 16;
   int64_t max_shots = 1000;
   int64_t max_frames = 100000;
+  std::filesystem::path folder;  // where the script lies: its pictures are looked for; absent: they are not
+  std::vector<std::string> solvers;  // names that `sampling.solver` may have; empty: any
   // Words of one caption from which lint warns. 512 text tokens hold about three words for every four tokens.
   int64_t text_words = 384;
 };

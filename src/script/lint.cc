@@ -79,7 +79,7 @@ Place place_of(const YAML::Node& node) {
 
 class Linter {
  public:
-  explicit Linter(const ScriptDefaults& defaults) : defaults_(defaults) {}
+  explicit Linter(const ScriptDefaults& defaults) : defaults_(defaults) { script_.folder = defaults.folder; }
 
   LintResult run(const std::string& yaml) {
     if (check_text(yaml)) {
@@ -239,7 +239,8 @@ class Linter {
            read_text(n, "global", script_.global_prompt);
            global.reset(n);
          }},
-        {"negative", [&](const YAML::Node& n) { read_text(n, "negative", script_.negative); }},
+        {"negative", [&](const YAML::Node& n) { read_text(n, "negative", script_.negative.emplace()); }},
+        {"first_frame", [&](const YAML::Node& n) { read_first_frame(n); }},
         {"size", [&](const YAML::Node& n) { read_size(n); }},
         {"fps",
          [&](const YAML::Node& n) { script_.fps = read_number<double>(n, "fps", 0.1, kMaxFps).value_or(0); }},
@@ -274,10 +275,25 @@ class Linter {
     }
   }
 
+  void read_first_frame(const YAML::Node& node) {
+    std::string& picture = script_.first_frame_picture;
+    read_text(node, "first_frame", picture);
+    if (trim(picture).empty()) {
+      error(node, "first_frame: expected the path of a picture, relative to the script");
+    } else if (!defaults_.folder.empty()) {
+      std::error_code ignored;
+      if (!std::filesystem::is_regular_file(script_.folder / picture, ignored)) {
+        error(node, fmt::format("first_frame: there is no picture '{}' (paths start in the script's folder)",
+                                excerpt(picture)));
+      }
+    }
+  }
+
   void read_size(const YAML::Node& node) {
     std::vector<std::string> parts;
     if (node.IsScalar()) {
-      parts = split(node.Scalar(), 'x');
+      const std::string& text = node.Scalar();  // 832x480, or 832*480 as the Wan programs write it
+      parts = split(text, text.find('*') != std::string::npos ? '*' : 'x');
     } else if (node.IsSequence() && node.size() == 2 && node[0].IsScalar() && node[1].IsScalar()) {
       parts = {node[0].Scalar(), node[1].Scalar()};
     }
@@ -356,7 +372,12 @@ class Linter {
            std::string solver;
            read_text(n, "sampling.solver", solver);
            if (trim(solver).empty()) {
-             error(n, "sampling.solver: expected the name of a solver, such as euler");
+             error(n, "sampling.solver: expected the name of a solver, such as unipc");
+           } else if (const auto& known = defaults_.solvers;
+                      !known.empty() && std::find(known.begin(), known.end(), solver) == known.end()) {
+             const auto near = nearest_word(solver.substr(0, kQuoteBytes), known);
+             error(n, fmt::format("sampling.solver: '{}' is not known{}; the solvers are {}", excerpt(solver),
+                                  near ? ", did you mean '" + *near + "'?" : "", fmt::join(known, ", ")));
            } else {
              s.solver = solver;
            }

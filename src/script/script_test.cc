@@ -1,8 +1,12 @@
 #include <gmock/gmock.h>
 
 #include <cmath>
+#include <cstdlib>
+#include <filesystem>
 #include <random>
+#include <tuple>
 
+#include "base/atomic_file.h"
 #include "base/error.h"
 #include "script/film_script.h"
 
@@ -11,7 +15,13 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr ScriptDefaults kToy = {.width = 128, .height = 80, .fps = 8};
+const ScriptDefaults kToy = [] {
+  ScriptDefaults defaults;
+  defaults.width = 128;
+  defaults.height = 80;
+  defaults.fps = 8;
+  return defaults;
+}();
 
 std::string texts(const LintResult& result, Severity severity) {
   std::string out;
@@ -253,6 +263,7 @@ void expect_same(const FilmScript& a, const FilmScript& b) {
   EXPECT_EQ(a.title, b.title);
   EXPECT_EQ(a.global, b.global);
   EXPECT_EQ(a.negative, b.negative);
+  EXPECT_EQ(a.first_frame_picture, b.first_frame_picture);
   EXPECT_EQ(a.width, b.width);
   EXPECT_EQ(a.height, b.height);
   EXPECT_EQ(a.fps, b.fps);
@@ -291,6 +302,7 @@ TEST(Script, YamlRoundTripsAnyText) {
     FilmScript script;
     script.title = text();
     script.negative = text();
+    script.first_frame_picture = text();
     script.global_prompt = text();
     script.seed = random();
     script.fps = 8 + static_cast<double>(random() % 1000) / 7;
@@ -335,6 +347,63 @@ TEST(Script, ProgramsWriteScriptsFromTextAlone) {
   EXPECT_EQ(back.shots[1].frame_count, 4);
   script.title = "\xff";
   EXPECT_THROW(script_to_yaml(script), Error);
+}
+
+TEST(Script, NegativeMayBeAbsentOrEmpty) {
+  const auto negative = [](const std::string& line) {
+    const FilmScript script = parse_script(line + "\nshots: [{prompt: a, frames: 9}]", "f", kToy);
+    EXPECT_EQ(parse_script(script_to_yaml(script), "f", kToy).negative, script.negative);
+    return script.negative;
+  };
+  EXPECT_EQ(negative("title: t"), std::nullopt);
+  EXPECT_EQ(negative("negative: ''"), "");
+  EXPECT_EQ(negative("negative: blurry"), "blurry");
+}
+
+TEST(Script, SizesAndLengthsThatPeopleUse) {
+  for (const auto& [size, width, height] :
+       std::vector<std::tuple<std::string, int64_t, int64_t>>{{"832x480", 832, 480},
+                                                              {"480x832", 480, 832},
+                                                              {"1280x720", 1280, 720},
+                                                              {"624x624", 624, 624},
+                                                              {"832*480", 832, 480},
+                                                              {"[1280, 720]", 1280, 720}}) {
+    for (const int64_t frames : {1, 5, 49, 81, 121}) {
+      const FilmScript script =
+          parse_script(fmt::format("size: {}\nshots: [{{prompt: a, frames: {}}}]", size, frames), "f");
+      EXPECT_EQ(script.width, width);
+      EXPECT_EQ(script.height, height);
+      EXPECT_EQ(script.total_frames(), frames);
+    }
+  }
+}
+
+TEST(Script, FirstFrameIsLookedForBesideTheScript) {
+  std::string name = (std::filesystem::temp_directory_path() / "moga_script_XXXXXX").string();
+  ASSERT_NE(mkdtemp(name.data()), nullptr);
+  const std::filesystem::path folder = name;
+  const std::string yaml = "first_frame: a.png\nshots: [{prompt: a, frames: 9}]";
+  write_file_atomic(folder / "film.yaml", yaml);
+  EXPECT_TRUE(lint_script(yaml).ok()) << "no folder is known, nothing is looked for";
+  try {
+    load_script(folder / "film.yaml");
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("film.yaml:1:14: first_frame: there is no picture 'a.png'"));
+  }
+  write_file_atomic(folder / "a.png", "picture");
+  EXPECT_EQ(load_script(folder / "film.yaml").first_frame_path(), folder / "a.png");
+  EXPECT_FALSE(lint_script("first_frame: ''\nshots: [{prompt: a, frames: 9}]").ok());
+  std::filesystem::remove_all(folder);
+}
+
+TEST(Lint, KnowsTheSolvers) {
+  ScriptDefaults defaults;
+  defaults.solvers = {"euler", "unipc"};
+  const std::string yaml = "sampling: {solver: unipcc}\nshots: [{prompt: a, frames: 9}]";
+  EXPECT_THAT(texts(lint_script(yaml, defaults), Severity::kError),
+              HasSubstr("'unipcc' is not known, did you mean 'unipc'?; the solvers are euler, unipc"));
+  EXPECT_TRUE(lint_script(yaml).ok());
 }
 
 TEST(Script, MissingFileIsAnError) {

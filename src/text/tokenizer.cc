@@ -9,6 +9,7 @@
 #include "base/text_util.h"
 #include "text/html.h"
 #include "text/sentencepiece_api.h"
+#include "text/text_repair.h"
 
 namespace moga {
 
@@ -39,7 +40,7 @@ size_t space_bytes(std::string_view text, size_t i) {
 }  // namespace
 
 std::string clean_prompt(const std::string& text) {
-  const std::string plain = html_unescape(html_unescape(text));
+  const std::string plain = html_unescape(html_unescape(repair_text(text)));
   std::string out;
   bool space = false;
   for (size_t i = 0; i < plain.size();) {

@@ -9,8 +9,8 @@
 
 namespace moga {
 
-// Prompt cleaning of the Wan pipeline before tokenising: HTML-unescape twice, strip, white-space runs to one
-// space.
+// Prompt cleaning of the Wan pipeline before tokenising: repair_text (text_repair.h), HTML-unescape twice,
+// strip, white-space runs to one space. For UTF-8.
 std::string clean_prompt(const std::string& text);
 
 class Tokenizer {

@@ -7,6 +7,7 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "text/html.h"
+#include "text/text_repair.h"
 
 namespace moga {
 namespace {
@@ -32,12 +33,30 @@ TEST(HtmlUnescape, NumericReferences) {
 TEST(CleanPrompt, UnescapesTwiceAndCollapsesSpace) {
   EXPECT_EQ(clean_prompt("  a\t\n b\r\n\r\nc  "), "a b c");
   EXPECT_EQ(clean_prompt("fish &amp;amp; chips"), "fish & chips");
-  EXPECT_EQ(clean_prompt("&amp;amp;amp;"), "&amp;");
+  EXPECT_EQ(clean_prompt("&amp;amp;amp;amp; <b>"), "&amp;amp; <b>");  // two levels beside a tag
+  EXPECT_EQ(clean_prompt("&amp;amp;amp;amp;"), "&");
   EXPECT_EQ(clean_prompt("a&nbsp;b\xe3\x80\x80"
                          "c\xe2\x80\x83"),
             "a b c");
   EXPECT_EQ(clean_prompt("\xe4\xb8\xad  \xe6\x96\x87"), "\xe4\xb8\xad \xe6\x96\x87");
   EXPECT_EQ(clean_prompt(" \n "), "");
+}
+
+TEST(RepairText, UndoesWrongDecodings) {
+  EXPECT_EQ(repair_text("caf\u00c3\u00a9 \u00e2\u20ac\u201c na\u00c3\u00afve"),
+            "caf\u00e9 \u2013 na\u00efve");
+  EXPECT_EQ(repair_text("caf\u00c3\u0192\u00c2\u00a9"), "caf\u00e9");  // twice
+  for (const std::string fine : {"caf\u00e9 \u2013 na\u00efve", "\u4e2d\u6587", "plain", "\u00a9 2024", ""}) {
+    EXPECT_EQ(repair_text(fine), fine);
+  }
+}
+
+TEST(RepairText, MakesCharactersPlain) {
+  EXPECT_EQ(repair_text("\u201cit\u2019s\u201d"), "\"it's\"");
+  EXPECT_EQ(repair_text("\ufb01ne o\ufb03ce"), "fine office");
+  EXPECT_EQ(repair_text("\uff21\uff0c\u3000\uff5e\u732b"), "A, ~\u732b");
+  EXPECT_EQ(repair_text("a\x1b[1;31mred\x1b[0m\x01\u200b\ufeffz"), "ared\u200bz");
+  EXPECT_EQ(repair_text("tab\tand\nline"), "tab\tand\nline");
 }
 
 std::vector<std::string> captions() {

@@ -4,6 +4,7 @@
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "base/fingerprint.h"
 #include "base/log.h"
 #include "base/progress.h"
 #include "data/latent_film.h"

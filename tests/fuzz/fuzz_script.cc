@@ -1,5 +1,5 @@
-// Any text as a film script: linting it never fails otherwise than in findings, and what parses can be written and
-// parsed again.
+// Any text as a film script: linting it never fails otherwise than in findings, and what parses can be
+// written and parsed again.
 #include "base/error.h"
 #include "script/film_script.h"
 
