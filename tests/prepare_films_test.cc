@@ -1,7 +1,5 @@
 // moga prepare from raw videos to a training run, as a user types it; killed at any moment; captioned by a
 // model.
-#include "prepare/prepare.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -18,6 +16,8 @@
 #include "base/error.h"
 #include "data/toy_world.h"
 #include "media/video.h"
+#include "prepare/manifest.h"
+#include "prepare/prepare.h"
 #include "prepare/test_chat_server.h"
 #include "script/film_script.h"
 #include "training/tiny_model.h"
