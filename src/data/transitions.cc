@@ -36,19 +36,10 @@ int64_t fade_flank(const FrameWindow& w, int64_t plain, int64_t step, double* er
   return best;
 }
 
-bool is_plain(const FrameWindow& w, int64_t frame) {
-  double most = 0;
-  const int64_t reach = TransitionDetector::kLongest;
-  for (int64_t j = std::max(w.oldest(), frame - reach); j <= std::min(w.count() - 1, frame + reach); ++j) {
-    most = std::max(most, w.contrast(j));
-  }
-  return w.contrast(frame) < std::clamp(0.06 * most, 0.7, 2.5);
-}
-
 }  // namespace
 
 void TransitionDetector::follow_plain(const FrameWindow& w, int64_t frame) {
-  const bool plain = is_plain(w, frame);
+  const bool plain = w.is_plain(frame);
   if (plain && !plain_) {
     plain_ = Plain{frame, frame, 0};
     if (frame > 0) {
