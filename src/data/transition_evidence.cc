@@ -58,12 +58,12 @@ double logistic(double x) {
 }
 
 // Of each kind: the constant, then a weight for each number.
-constexpr std::array<double, Evidence::kNumbers + 1> kCutWeights = {-5.1741, 0.2815, 0.6685, 0.6546, 0.6265,
-                                                                    0.7160,  0.4229, 0.8552, -0.3702};
+constexpr std::array<double, Evidence::kNumbers + 1> kCutWeights = {
+    -8.8597, 0.2419, 1.0419, 0.1087, 1.2824, 0.6452, 0.7589, 0.7031, -0.5209};
 constexpr std::array<double, Evidence::kNumbers + 1> kLineWeights = {
-    -12.2794, -1.8516, -1.4538, 0.3790, 1.3934, 0.1984, 10.2815, -1.2807, -1.3791};
+    -11.4471, -2.0294, -1.3874, 0.2487, 2.2949, 0.4708, 9.9463, -0.7632, -1.5547};
 constexpr std::array<double, Evidence::kNumbers + 1> kFrontWeights = {
-    -15.2449, -2.8551, 0.7744, -17.8888, 1.1827, 1.2927, 3.2630, -0.2685, -3.4838};
+    -13.6036, -3.1435, 0.2813, -19.8951, 0.3368, 2.2046, 0.3229, 0.1697, -2.8600};
 
 }  // namespace
 
