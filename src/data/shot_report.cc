@@ -25,9 +25,9 @@ std::string plain(const std::string& text) {
 
 }  // namespace
 
-std::vector<Shot> shots_between(const std::vector<ShotBoundary>& boundaries, int64_t frames) {
-  std::vector<Shot> shots;
-  Shot shot;
+std::vector<ShotSpan> shots_between(const std::vector<ShotBoundary>& boundaries, int64_t frames) {
+  std::vector<ShotSpan> shots;
+  ShotSpan shot;
   for (const ShotBoundary& boundary : boundaries) {
     shot.last = boundary.frame;
     shot.clean_last = std::max(shot.clean_first, boundary.begin);
@@ -66,7 +66,7 @@ std::string shots_table(const std::vector<ShotBoundary>& boundaries, int64_t fra
 std::string shots_edl(const std::vector<ShotBoundary>& boundaries, int64_t frames, double fps,
                       const std::string& name) {
   MOGA_CHECK(fps > 0, "{}: an edit list needs the film's frame rate, which the file does not tell", name);
-  const std::vector<Shot> shots = shots_between(boundaries, frames);
+  const std::vector<ShotSpan> shots = shots_between(boundaries, frames);
   MOGA_CHECK(shots.size() <= 999, "{}: an edit list holds at most 999 shots, found {}", name, shots.size());
   std::string text = fmt::format("TITLE: {}\nFCM: NON-DROP FRAME\n\n", plain(name));
   for (size_t i = 0; i < shots.size(); ++i) {
@@ -87,7 +87,7 @@ void write_shot_sheet(const std::filesystem::path& picture, const std::filesyste
                       const std::vector<ShotBoundary>& boundaries, int64_t frames) {
   constexpr size_t kMostShots = 300;
   constexpr int kThumbWidth = 224;
-  std::vector<Shot> shots = shots_between(boundaries, frames);
+  std::vector<ShotSpan> shots = shots_between(boundaries, frames);
   const size_t all = shots.size();
   shots.resize(std::min(all, kMostShots));
   const VideoInfo info = probe_video(video);
@@ -97,7 +97,7 @@ void write_shot_sheet(const std::filesystem::path& picture, const std::filesyste
   VideoReader reader(video, size);
   std::vector<ContactRow> rows;
   int64_t next = 0;
-  for (const Shot& shot : shots) {
+  for (const ShotSpan& shot : shots) {
     ContactRow row;
     row.heading = fmt::format("Shot {}, frames {} - {}", rows.size() + 1, shot.first, shot.last - 1);
     for (const int64_t wanted : {shot.first, (shot.first + shot.last - 1) / 2, shot.last - 1}) {

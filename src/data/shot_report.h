@@ -9,7 +9,7 @@
 
 namespace moga {
 
-struct Shot {
+struct ShotSpan {
   int64_t first = 0;  // frames [first, last) in the film: from boundary to boundary
   int64_t last = 0;
   // Frames [clean_first, clean_last) show this shot alone, without its transitions.
@@ -18,7 +18,7 @@ struct Shot {
 };
 
 // The shots between the boundaries of a film of `frames` frames, one more than boundaries.
-std::vector<Shot> shots_between(const std::vector<ShotBoundary>& boundaries, int64_t frames);
+std::vector<ShotSpan> shots_between(const std::vector<ShotBoundary>& boundaries, int64_t frames);
 
 // Hours, minutes, seconds and frames, counted at the rate's nearest whole number (no frames are dropped).
 std::string timecode(int64_t frame, double fps);

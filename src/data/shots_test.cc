@@ -235,7 +235,7 @@ std::vector<ShotBoundary> two_boundaries() {
 }
 
 TEST(ShotReport, ShotsLieBetweenBoundaries) {
-  const std::vector<Shot> shots = shots_between(two_boundaries(), 157);
+  const std::vector<ShotSpan> shots = shots_between(two_boundaries(), 157);
   ASSERT_EQ(shots.size(), 3U);
   EXPECT_EQ(shots[1].first, 53);
   EXPECT_EQ(shots[1].last, 105);
