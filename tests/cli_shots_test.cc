@@ -35,7 +35,8 @@ class CliShots : public testing::Test {
 
   Result run(const std::string& arguments) const {
     const fs::path errors = folder_ / "stderr.txt";
-    const std::string command = "\"" MOGA_BINARY_DIR "/bin/moga\" shots " + arguments + " 2> \"" + errors.string() + "\"";
+    const std::string command =
+        "\"" MOGA_BINARY_DIR "/bin/moga\" shots " + arguments + " 2> \"" + errors.string() + "\"";
     Result result;
     FILE* pipe = popen(command.c_str(), "r");
     std::array<char, 4096> buffer{};
@@ -102,8 +103,8 @@ TEST_F(CliShots, WrongInputExitsWithTwo) {
   EXPECT_EQ(run("--json").code, 2);
   EXPECT_EQ(run("no-such.mp4 --json --edl").code, 2);
   write_film(folder_ / "film.mp4");
-  const Result result =
-      run("\"" + (folder_ / "film.mp4").string() + "\" --network \"" + (folder_ / "film.mp4").string() + "\"");
+  const Result result = run("\"" + (folder_ / "film.mp4").string() + "\" --network \"" +
+                            (folder_ / "film.mp4").string() + "\"");
   EXPECT_EQ(result.code, 2);
   EXPECT_THAT(result.err, HasSubstr("cannot read it as an ONNX network"));
 }

@@ -1,4 +1,5 @@
-// The shot benchmark with few and short films, of other seeds than those that the detector's weights were fitted to.
+// The shot benchmark with few and short films, of other seeds than those that the detector's weights were
+// fitted to.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -26,12 +27,12 @@ Score measure(uint64_t first_seed, double seconds) {
     const Film film(category, seed, seconds, clips);
     write_film(film, category, file);
     VideoReader reader(file, {kShotFrameWidth, kShotFrameHeight});
-    const Score one = score(detect_shots(reader), film.truth(),
-                            static_cast<double>(film.frames()) / category.fps / 60);
+    const Score one =
+        score(detect_shots(reader), film.truth(), static_cast<double>(film.frames()) / category.fps / 60);
     std::filesystem::remove(file);
-    fmt::print("{:<14} cuts {}/{}/{} transitions {}/{}/{} false alarms {}\n", category.name, one.cuts.expected,
-               one.cuts.found, one.cuts.right, one.transitions.expected, one.transitions.found, one.transitions.right,
-               one.false_alarms);
+    fmt::print("{:<14} cuts {}/{}/{} transitions {}/{}/{} false alarms {}\n", category.name,
+               one.cuts.expected, one.cuts.found, one.cuts.right, one.transitions.expected,
+               one.transitions.found, one.transitions.right, one.false_alarms);
     total += one;
   }
   return total;
@@ -43,8 +44,9 @@ TEST(ShotBenchmark, GoalsAreMet) {
   EXPECT_GE(total.transitions.expected, 25);
   EXPECT_GE(total.cuts.f1(), 0.97) << total.cuts.right << " right of " << total.cuts.expected << ", "
                                    << total.cuts.found << " found";
-  EXPECT_GE(total.transitions.f1(), 0.85) << total.transitions.right << " right of " << total.transitions.expected
-                                          << ", " << total.transitions.found << " found";
+  EXPECT_GE(total.transitions.f1(), 0.85)
+      << total.transitions.right << " right of " << total.transitions.expected << ", "
+      << total.transitions.found << " found";
   // Less than one in ten minutes; in fewer minutes one may happen.
   EXPECT_LE(total.false_alarms, 1) << "in " << total.minutes << " minutes";
 }

@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <cstring>
+#include <algorithm>
 #include <filesystem>
 
 #include "base/atomic_file.h"
@@ -90,7 +90,9 @@ std::vector<cv::Mat> grey_film(int frames, const std::vector<int>& bright) {
   std::vector<cv::Mat> film;
   for (int i = 0; i < frames; ++i) {
     const bool is_bright = std::find(bright.begin(), bright.end(), i) != bright.end();
-    film.emplace_back(54, 96, CV_8UC3, cv::Scalar::all(is_bright ? 220 : 60));
+    const int level = is_bright ? 220 : 60;
+    film.emplace_back(54, 96, CV_8UC3, cv::Scalar::all(level - 30));
+    film.back().colRange(48, 96).setTo(cv::Scalar::all(level + 30));  // not plain
   }
   return film;
 }

@@ -58,8 +58,8 @@ double logistic(double x) {
 }
 
 // Of each kind: the constant, then a weight for each number.
-constexpr std::array<double, Evidence::kNumbers + 1> kCutWeights = {
-    -8.8597, 0.2419, 1.0419, 0.1087, 1.2824, 0.6452, 0.7589, 0.7031, -0.5209};
+constexpr std::array<double, Evidence::kNumbers + 1> kCutWeights = {-8.8597, 0.2419, 1.0419, 0.1087, 1.2824,
+                                                                    0.6452,  0.7589, 0.7031, -0.5209};
 constexpr std::array<double, Evidence::kNumbers + 1> kLineWeights = {
     -11.4471, -2.0294, -1.3874, 0.2487, 2.2949, 0.4708, 9.9463, -0.7632, -1.5547};
 constexpr std::array<double, Evidence::kNumbers + 1> kFrontWeights = {
@@ -127,7 +127,7 @@ std::optional<LineCandidate> best_line(const FrameWindow& w, int64_t a, int64_t 
     if (fit.largest > 0.5 || fit.rest > 0.25 || (front ? fit.front > 0.3 : fit.line > 0.08)) {
       continue;
     }
-    const double score = (front ? 0.2 * fit.front : fit.line) + 0.5 * fit.rest;
+    const double score = (front ? 0.2 * fit.front : fit.line) + fit.rest;
     if (!best || score < best->score) {
       best = LineCandidate{a, b, noise, score};
     }
