@@ -61,9 +61,9 @@ double logistic(double x) {
 constexpr std::array<double, Evidence::kNumbers + 1> kCutWeights = {-8.8597, 0.2419, 1.0419, 0.1087, 1.2824,
                                                                     0.6452,  0.7589, 0.7031, -0.5209};
 constexpr std::array<double, Evidence::kNumbers + 1> kLineWeights = {
-    -11.4471, -2.0294, -1.3874, 0.2487, 2.2949, 0.4708, 9.9463, -0.7632, -1.5547};
+    -11.4595, -2.3447, -1.0840, 0.1612, 2.0598, 0.9016, 9.6798, -0.7289, -1.4296};
 constexpr std::array<double, Evidence::kNumbers + 1> kFrontWeights = {
-    -13.6036, -3.1435, 0.2813, -19.8951, 0.3368, 2.2046, 0.3229, 0.1697, -2.8600};
+    -12.6969, -3.1495, 0.2842, -18.3010, 0.4577, 2.7979, 0.2746, 0.0501, -2.4977};
 
 }  // namespace
 
