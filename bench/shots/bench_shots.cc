@@ -31,23 +31,6 @@ struct Options {
   ShotSettings settings;
 };
 
-// The film as a file; one that is there already is taken as it is.
-fs::path write_film(const Film& film, const Category& category, const fs::path& path) {
-  if (!fs::exists(path)) {
-    VideoSettings settings;
-    settings.width = kWidth;
-    settings.height = kHeight;
-    settings.fps = category.fps;
-    settings.crf = category.crf;
-    VideoWriter writer(path, settings);
-    for (int64_t i = 0; i < film.frames(); ++i) {
-      writer.write(film.picture(i));
-    }
-    writer.finish();
-  }
-  return path;
-}
-
 // 1: the truth has it; 0: it does not; nothing: neither should be learned from it.
 std::optional<int> label(const ShotBoundary& candidate, const std::vector<Truth>& truth) {
   int value = 0;
@@ -177,8 +160,10 @@ int run(int argc, char** argv) {
               1000 +
           static_cast<uint64_t>(i);
       const Film film(category, seed, options.seconds, clips);
-      const fs::path path =
-          write_film(film, category, folder / fmt::format("{}_{}.mp4", category.name, seed));
+      const fs::path path = folder / fmt::format("{}_{}.mp4", category.name, seed);
+      if (!fs::exists(path)) {
+        write_film(film, category, path);
+      }
       const auto start = std::chrono::steady_clock::now();
       VideoReader reader(path, {kShotFrameWidth, kShotFrameHeight});
       const std::vector<ShotBoundary> found = detect_shots(reader, options.settings);

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <opencv2/imgproc.hpp>
 
+#include "media/video.h"
+
 namespace moga::bench {
 namespace {
 
@@ -329,6 +331,19 @@ cv::Mat Film::picture(int64_t frame) const {
     picture.rowRange(kHeight - bar, kHeight).setTo(0);
   }
   return picture;
+}
+
+void write_film(const Film& film, const Category& category, const std::filesystem::path& path) {
+  VideoSettings settings;
+  settings.width = kWidth;
+  settings.height = kHeight;
+  settings.fps = category.fps;
+  settings.crf = category.crf;
+  VideoWriter writer(path, settings);
+  for (int64_t i = 0; i < film.frames(); ++i) {
+    writer.write(film.picture(i));
+  }
+  writer.finish();
 }
 
 std::vector<std::filesystem::path> real_clips() {

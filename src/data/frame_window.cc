@@ -49,6 +49,15 @@ void FrameWindow::add(const cv::Mat& rgb) {
   }
 }
 
+bool FrameWindow::is_plain(int64_t frame) const {
+  constexpr int64_t kAround = 46;
+  double most = 0;
+  for (int64_t j = std::max(oldest(), frame - kAround); j <= std::min(count_ - 1, frame + kAround); ++j) {
+    most = std::max(most, contrast(j));
+  }
+  return contrast(frame) < std::clamp(0.06 * most, 0.7, 2.5);
+}
+
 double FrameWindow::distance(int64_t a, int64_t b) const {
   if (a == b) {
     return 0;

@@ -31,6 +31,8 @@ class FrameWindow {
   // subtitles).
   double contrast(int64_t frame) const { return at(frame).contrast; }
   double brightness(int64_t frame) const { return at(frame).brightness; }
+  // Nothing to see: next to no contrast, by itself and against the frames around (a dark scene is not plain).
+  bool is_plain(int64_t frame) const;
   // Which part of frame b cannot be explained by parts of frame a that have moved: 0 all is found again,
   // about 1 unrelated. Squared differences of blocks at their best displacement, against the blocks' own
   // contrast. With `any_light`, blocks may have become lighter or darker.

@@ -7,12 +7,19 @@
 #include "base/error.h"
 #include "data/content_cuts.h"
 #include "data/frame_window.h"
+#include "data/shot_network.h"
 #include "data/transitions.h"
 #include "media/video.h"
 
 namespace moga {
 
 struct ShotDetector::Impl {
+  explicit Impl(const ShotSettings& settings) {
+    if (!settings.network.empty()) {
+      network.emplace(settings.network);
+    }
+  }
+
   void add(const cv::Mat& rgb) {
     MOGA_CHECK(!rgb.empty() && rgb.type() == CV_8UC3,
                "shot detector: expected 8-bit RGB, found {} channels of depth {}", rgb.channels(),
@@ -24,7 +31,10 @@ struct ShotDetector::Impl {
     window.add(small);
     content.add(small);
     ++frames;
-    if (decided + TransitionDetector::kLookahead < frames) {
+    if (network) {
+      network->add(small);
+      collect(network->take(window, false));
+    } else if (decided + TransitionDetector::kLookahead < frames) {
       decide();
     }
   }
@@ -32,11 +42,11 @@ struct ShotDetector::Impl {
   void decide() {
     transitions.decide(window, decided);
     ++decided;
-    collect(false);
+    collect(transitions.take(false));
   }
 
-  void collect(bool ended) {
-    for (ShotBoundary& boundary : transitions.take(ended)) {
+  void collect(std::vector<ShotBoundary> found) {
+    for (ShotBoundary& boundary : found) {
       for (int64_t t = boundary.frame - 1; boundary.kind == BoundaryKind::kCut && t <= boundary.frame + 1;
            ++t) {
         boundary.content = boundary.content || (t < frames && content.is_cut(t));
@@ -46,21 +56,26 @@ struct ShotDetector::Impl {
   }
 
   void end() {
+    if (network) {
+      collect(network->take(window, true));
+      return;
+    }
     while (decided < frames) {
       decide();
     }
-    collect(true);
+    collect(transitions.take(true));
   }
 
   FrameWindow window;
   ContentCuts content;
   TransitionDetector transitions;
+  std::optional<ShotNetwork> network;  // in place of `transitions`
   std::vector<ShotBoundary> ready;
   int64_t frames = 0;
   int64_t decided = 0;
 };
 
-ShotDetector::ShotDetector(const ShotSettings& /*settings*/) : impl_(std::make_unique<Impl>()) {}
+ShotDetector::ShotDetector(const ShotSettings& settings) : impl_(std::make_unique<Impl>(settings)) {}
 ShotDetector::~ShotDetector() = default;
 ShotDetector::ShotDetector(ShotDetector&&) noexcept = default;
 ShotDetector& ShotDetector::operator=(ShotDetector&&) noexcept = default;

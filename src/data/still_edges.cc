@@ -13,8 +13,16 @@ constexpr int kWidth = 640;
 constexpr int64_t kFewestFrames = 5;
 // Smallest gradient of an edge, in grey levels over a pixel (Sobel's sum is 8 times that).
 constexpr float kLeastGradient = 8 * 6;
-// If more of the edges stand still than this, the scene does.
-constexpr double kStillScene = 0.3;
+// The scene stands still if edges do so in more than this share of the parts of the picture that have edges.
+constexpr double kStillScene = 0.4;
+constexpr int kParts = 8;  // across and down
+
+// Shares of a mask's pixels in the parts of the picture.
+cv::Mat parts_of(const cv::Mat& mask) {
+  cv::Mat shares;
+  cv::resize(mask, shares, {kParts, kParts}, 0, 0, cv::INTER_AREA);
+  return shares;
+}
 
 }  // namespace
 
@@ -42,10 +50,13 @@ void StillEdges::add(const cv::Mat& grey) {
   if (frames_ == 0) {
     across_ = cv::Mat::zeros(small.size(), CV_32F);
     down_ = cv::Mat::zeros(small.size(), CV_32F);
+    strong_ = cv::Mat::zeros(kParts, kParts, CV_32F);
   }
   across_ += across;
   down_ += down;
-  strong_ += static_cast<double>(small.total()) - cv::countNonZero(weak);
+  cv::Mat strong;
+  cv::Mat(1 - weak / 255).convertTo(strong, CV_32F);
+  strong_ += parts_of(strong);
   ++frames_;
 }
 
@@ -58,8 +69,14 @@ std::vector<StillRegion> StillEdges::regions(double share) const {
   cv::magnitude(across_, down_, stillness);
   stillness /= static_cast<double>(frames_);
   const cv::Mat still = stillness >= share;
-  const double usual = strong_ / static_cast<double>(frames_);
-  if (cv::countNonZero(still) > kStillScene * std::max(usual, 1.0)) {
+  cv::Mat still_share;
+  still.convertTo(still_share, CV_32F, 1.0 / 255);
+  still_share = parts_of(still_share);
+  const cv::Mat strong_share = strong_ / static_cast<double>(frames_);
+  constexpr double kSomeEdges = 0.004;
+  const cv::Mat with_edges = strong_share > kSomeEdges;
+  const cv::Mat with_still = with_edges & (still_share > 0.1 * strong_share);
+  if (cv::countNonZero(with_still) > kStillScene * cv::countNonZero(with_edges)) {
     return found;
   }
   // The letters of a word are one mark.

@@ -25,7 +25,7 @@ class StillEdges {
   cv::Size size_;
   cv::Mat across_;  // sums of unit vectors along the gradient, CV_32F
   cv::Mat down_;
-  double strong_ = 0;  // strong edge pixels in all frames
+  cv::Mat strong_;  // shares of strong edges in parts of the picture, summed over the frames
   int64_t frames_ = 0;
 };
 

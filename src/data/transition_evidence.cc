@@ -58,12 +58,12 @@ double logistic(double x) {
 }
 
 // Of each kind: the constant, then a weight for each number.
-constexpr std::array<double, Evidence::kNumbers + 1> kCutWeights = {-5.1741, 0.2815, 0.6685, 0.6546, 0.6265,
-                                                                    0.7160,  0.4229, 0.8552, -0.3702};
+constexpr std::array<double, Evidence::kNumbers + 1> kCutWeights = {-8.8597, 0.2419, 1.0419, 0.1087, 1.2824,
+                                                                    0.6452,  0.7589, 0.7031, -0.5209};
 constexpr std::array<double, Evidence::kNumbers + 1> kLineWeights = {
-    -12.2794, -1.8516, -1.4538, 0.3790, 1.3934, 0.1984, 10.2815, -1.2807, -1.3791};
+    -11.4595, -2.3447, -1.0840, 0.1612, 2.0598, 0.9016, 9.6798, -0.7289, -1.4296};
 constexpr std::array<double, Evidence::kNumbers + 1> kFrontWeights = {
-    -15.2449, -2.8551, 0.7744, -17.8888, 1.1827, 1.2927, 3.2630, -0.2685, -3.4838};
+    -12.6969, -3.1495, 0.2842, -18.3010, 0.4577, 2.7979, 0.2746, 0.0501, -2.4977};
 
 }  // namespace
 
@@ -127,7 +127,7 @@ std::optional<LineCandidate> best_line(const FrameWindow& w, int64_t a, int64_t 
     if (fit.largest > 0.5 || fit.rest > 0.25 || (front ? fit.front > 0.3 : fit.line > 0.08)) {
       continue;
     }
-    const double score = (front ? 0.2 * fit.front : fit.line) + 0.5 * fit.rest;
+    const double score = (front ? 0.2 * fit.front : fit.line) + fit.rest;
     if (!best || score < best->score) {
       best = LineCandidate{a, b, noise, score};
     }

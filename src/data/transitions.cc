@@ -36,19 +36,10 @@ int64_t fade_flank(const FrameWindow& w, int64_t plain, int64_t step, double* er
   return best;
 }
 
-bool is_plain(const FrameWindow& w, int64_t frame) {
-  double most = 0;
-  const int64_t reach = TransitionDetector::kLongest;
-  for (int64_t j = std::max(w.oldest(), frame - reach); j <= std::min(w.count() - 1, frame + reach); ++j) {
-    most = std::max(most, w.contrast(j));
-  }
-  return w.contrast(frame) < std::clamp(0.06 * most, 0.7, 2.5);
-}
-
 }  // namespace
 
 void TransitionDetector::follow_plain(const FrameWindow& w, int64_t frame) {
-  const bool plain = is_plain(w, frame);
+  const bool plain = w.is_plain(frame);
   if (plain && !plain_) {
     plain_ = Plain{frame, frame, 0};
     if (frame > 0) {
@@ -77,6 +68,34 @@ void TransitionDetector::follow_plain(const FrameWindow& w, int64_t frame) {
   }
 }
 
+// Two dissolves, the second from where the first went, to less contrast than on either side: a fade through
+// something that is not quite plain.
+void TransitionDetector::join_halves(const FrameWindow& w) {
+  if (open_.empty() || open_.back().kind != BoundaryKind::kDissolve) {
+    return;
+  }
+  const ShotBoundary second = open_.back();
+  for (const ShotBoundary& first : open_) {
+    constexpr int64_t kLongestHold = 24;
+    if (first.kind != BoundaryKind::kDissolve || second.begin - 1 < first.end ||
+        second.begin - 1 - first.end > kLongestHold || !w.has(first.begin - 1) || !w.has(second.end)) {
+      continue;
+    }
+    const double way =
+        std::min(w.distance(first.begin - 1, first.end), w.distance(second.begin - 1, second.end));
+    const double contrast = std::min(w.contrast(first.begin - 1), w.contrast(second.end));
+    if (w.distance(first.end, second.begin - 1) < 0.03 * way && w.contrast(first.end) < 0.4 * contrast) {
+      ShotBoundary fade = second;
+      fade.kind = BoundaryKind::kFade;
+      fade.begin = first.begin;
+      fade.frame = second.begin;
+      fade.confidence = std::min(first.confidence, second.confidence);
+      open_.push_back(fade);
+      return;
+    }
+  }
+}
+
 void TransitionDetector::consider(Evidence evidence) {
   weigh(evidence);
   if (observer) {
@@ -94,8 +113,12 @@ void TransitionDetector::follow_line(const FrameWindow& window, int64_t frame, b
   const auto worse = [&](const std::optional<LineCandidate>& other) {
     return !other || other->score >= last->score;
   };
-  if (last && worse(before) && worse(next)) {
+  // A line to or from a plain picture is half a fade.
+  if (last && worse(before) && worse(next) && !window.is_plain(last->a) && !window.is_plain(last->b)) {
     consider(line_evidence(window, *last, front));
+    if (!front) {
+      join_halves(window);
+    }
   }
   before = last;
   last = next;

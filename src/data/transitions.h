@@ -44,6 +44,7 @@ class TransitionDetector {
   void follow_plain(const FrameWindow& window, int64_t frame);
   void follow_line(const FrameWindow& window, int64_t frame, bool front);
   void consider(Evidence evidence);
+  void join_halves(const FrameWindow& window);
 
   std::vector<ShotBoundary> open_;  // candidates, not yet resolved
   std::optional<Plain> plain_;

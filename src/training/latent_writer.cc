@@ -16,7 +16,7 @@ struct LatentWriter::Impl {
       : folder(path),
         device(torch::cuda::is_available() ? torch::kCUDA : torch::kCPU),
         vae(folder.load_vae(device)),
-        hash(moga::vae_hash(folder)) {
+        hash(::moga::vae_hash(folder)) {
     vae->eval();
   }
   ModelFolder folder;

@@ -1,5 +1,6 @@
 // libmoga_onnx.so: the only code that links OpenCV's dnn (see data/onnx_network.h).
 #include <algorithm>
+#include <opencv2/core/utils/logger.hpp>
 #include <opencv2/dnn.hpp>
 
 #include "data/onnx_network.h"
@@ -14,20 +15,27 @@ std::string message(const cv::Exception& error) {
   return text.empty() ? "unknown error" : text;
 }
 
-// OpenCV prints errors on stderr before it throws them, unless somebody else takes them.
+// OpenCV prints errors on stderr before it throws them, unless somebody else takes them; dnn logs them
+// besides.
 int keep_quiet(int, const char*, const char*, const char*, int, void*) {
   return 0;
 }
 
 class Quiet {
  public:
-  Quiet() { last_ = cv::redirectError(keep_quiet); }
-  ~Quiet() { cv::redirectError(last_); }
+  Quiet()
+      : last_(cv::redirectError(keep_quiet)),
+        level_(cv::utils::logging::setLogLevel(cv::utils::logging::LOG_LEVEL_SILENT)) {}
+  ~Quiet() {
+    cv::redirectError(last_);
+    cv::utils::logging::setLogLevel(level_);
+  }
   Quiet(const Quiet&) = delete;
   Quiet& operator=(const Quiet&) = delete;
 
  private:
   cv::ErrorCallback last_;
+  cv::utils::logging::LogLevel level_;
 };
 
 class Model : public OnnxModel {
