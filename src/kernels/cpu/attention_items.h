@@ -48,6 +48,8 @@ struct AttentionFunctions {
                    float* scratch) = nullptr;
   // Sum over the channels of row (token, head) times other.
   float (*dot)(const Rows& x, int64_t token, int64_t head, const float* other) = nullptr;
+  // Runs that many rounds of independent multiply-adds on registers and returns how many FLOPs they were.
+  double (*fma_burst)(int64_t rounds) = nullptr;
   const char* (*target)() = nullptr;
 };
 AttentionFunctions attention_functions();

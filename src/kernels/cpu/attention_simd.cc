@@ -16,8 +16,34 @@
 HWY_BEFORE_NAMESPACE();
 namespace moga::cpu::HWY_NAMESPACE {
 
+double fma_burst(int64_t rounds) {
+  const F d;
+  constexpr int kChains = kTileRows * kTileVectors;  // as many as the kernels keep in flight
+  V sum[kChains];
+#pragma GCC unroll 32
+  for (int i = 0; i < kChains; ++i) {
+    sum[i] = hn::Set(d, static_cast<float>(i));
+  }
+  const V factor = hn::Set(d, 0.999F);
+  const V term = hn::Set(d, 1e-3F);
+  for (int64_t n = 0; n < rounds; ++n) {
+#pragma GCC unroll 32
+    for (int i = 0; i < kChains; ++i) {
+      sum[i] = hn::MulAdd(sum[i], factor, term);
+    }
+  }
+  V all = hn::Zero(d);
+#pragma GCC unroll 32
+  for (int i = 0; i < kChains; ++i) {
+    all = hn::Add(all, sum[i]);
+  }
+  // A use that the compiler cannot foresee keeps the loop alive.
+  const double nothing = hn::GetLane(all) == -1.0F ? 1.0 : 0.0;
+  return 2.0 * kChains * static_cast<double>(kLanes) * static_cast<double>(rounds) + nothing;
+}
+
 AttentionFunctions functions() {
-  return {forward_item, backward_item, dot_row, [] { return hwy::TargetName(HWY_TARGET); }};
+  return {forward_item, backward_item, dot_row, fma_burst, [] { return hwy::TargetName(HWY_TARGET); }};
 }
 
 }  // namespace moga::cpu::HWY_NAMESPACE
