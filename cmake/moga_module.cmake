@@ -2,10 +2,10 @@
 # Makes library moga_NAME from every *.cc of the current folder and the program bin/NAME_test from every *_test.cc.
 # TORCH: links libtorch and shares its precompiled header.
 # Left out: warnings of GCC 12's optimiser that see what is not there in the standard library's strings (GCC bugs
-# 105651, 105329, 105562).
+# 105651, 105329, 105562), and one about unnamed namespaces in included files, which sources compiled together are.
 function(moga_flags target)
   target_compile_options(${target} PRIVATE -Wall -Wextra -Wshadow -Wno-psabi -Wno-restrict -Wno-stringop-overflow
-    -Wno-maybe-uninitialized $<$<BOOL:${MOGA_WERROR}>:-Werror>)
+    -Wno-maybe-uninitialized -Wno-subobject-linkage $<$<BOOL:${MOGA_WERROR}>:-Werror>)
 endfunction()
 
 # libtorch's headers cost twenty seconds a compilation even when they are precompiled (templates are instantiated anew),

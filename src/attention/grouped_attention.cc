@@ -12,6 +12,7 @@
 #include <cmath>
 #include <limits>
 
+#include "attention/cpu_attention.h"
 #include "attention/fused_attention.h"
 #include "attention/grouped_attention_op.h"
 #include "attention/segment_plan.h"
@@ -319,6 +320,10 @@ void check_inputs(const Tensor& q, const Tensor& k, const Tensor& v, const Group
 
 }  // namespace
 
+static double default_scale(const Tensor& q_LND) {
+  return 1.0 / std::sqrt(static_cast<double>(q_LND.size(2)));
+}
+
 AttentionOutput grouped_attention(const Tensor& q_LND, const Tensor& k_KND, const Tensor& v_KND,
                                   const Groups& groups, const Tensor& row_scale_L,
                                   std::optional<double> scale) {
@@ -330,14 +335,48 @@ AttentionOutput grouped_attention(const Tensor& q_LND, const Tensor& k_KND, cons
     }
   }
   check_inputs(q_LND, k_KND, v_KND, groups, row_scale_L);
-  const double factor = scale.value_or(1.0 / std::sqrt(static_cast<double>(q_LND.size(2))));
+  const double factor = scale.value_or(default_scale(q_LND));
   if (can_fuse_attention(q_LND, k_KND, groups)) {
     return fused_attention(q_LND, k_KND, v_KND, groups, row_scale_L, factor);
   }
+  if (can_run_cpu_attention(q_LND)) {
+    const auto result = cpu_attention(q_LND, k_KND, v_KND, {{&groups, row_scale_L, 1.0}}, factor);
+    return {result.out_LND, result.lse_QN[0]};
+  }
+  return batched_attention(q_LND, k_KND, v_KND, groups, row_scale_L, factor);
+}
+
+Tensor summed_attention(const Tensor& q_LND, const Tensor& k_KND, const Tensor& v_KND,
+                        const std::vector<AttentionPart>& parts) {
+  MOGA_CHECK(!parts.empty(), "summed_attention: no parts");
+  for (const AttentionPart& part : parts) {
+    check_inputs(q_LND, k_KND, v_KND, *part.groups, part.row_scale_L);
+  }
+  if (!compat::autocast_type(q_LND.device()) && can_run_cpu_attention(q_LND)) {
+    return cpu_attention(q_LND, k_KND, v_KND, parts, default_scale(q_LND)).out_LND;
+  }
+  Tensor sum;
+  for (const AttentionPart& part : parts) {
+    // With a row scale the factor goes into it, which is L numbers instead of L * N * D.
+    const bool scaled = part.row_scale_L.defined() && part.factor != 1.0;
+    const Tensor out_LND = grouped_attention(q_LND, k_KND, v_KND, *part.groups,
+                                             scaled ? part.row_scale_L * part.factor : part.row_scale_L)
+                               .out_LND;
+    const double factor = scaled ? 1.0 : part.factor;
+    sum = sum.defined() ? torch::add(sum, out_LND, factor) : factor == 1.0 ? out_LND : out_LND * factor;
+  }
+  return sum;
+}
+
+AttentionOutput batched_attention(const Tensor& q_LND, const Tensor& k_KND, const Tensor& v_KND,
+                                  const Groups& groups, const Tensor& row_scale_L,
+                                  std::optional<double> scale) {
+  check_inputs(q_LND, k_KND, v_KND, groups, row_scale_L);
   // libtorch takes an absent tensor as an argument only inside an optional.
   const auto row_scale =
       row_scale_L.defined() ? compat::Optional<Tensor>(row_scale_L) : compat::Optional<Tensor>();
-  const auto outputs = GroupedAttentionFunction::apply(q_LND, k_KND, v_KND, row_scale, groups, factor);
+  const auto outputs = GroupedAttentionFunction::apply(q_LND, k_KND, v_KND, row_scale, groups,
+                                                       scale.value_or(default_scale(q_LND)));
   return {outputs[0], outputs[1]};
 }
 

@@ -8,6 +8,7 @@
 
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "attention/groups.h"
 
@@ -25,6 +26,23 @@ struct AttentionOutput {
 // query chunks. Under automatic mixed precision q, k and v are cast to its dtype. Throws Error on shape,
 // dtype or index mismatch before touching data. Source: paper, algorithm 1.
 AttentionOutput grouped_attention(const torch::Tensor& q_LND, const torch::Tensor& k_KND,
+                                  const torch::Tensor& v_KND, const Groups& groups,
+                                  const torch::Tensor& row_scale_L = {}, std::optional<double> scale = {});
+
+// One of several attentions over the same q, k and v.
+struct AttentionPart {
+  const Groups* groups = nullptr;
+  torch::Tensor row_scale_L;  // or undefined
+  double factor = 1.0;
+};
+
+// The sum over the parts of factor * grouped_attention(q, k, v, groups, row_scale), on CPUs accumulated
+// straight into one output. The rest as grouped_attention.
+torch::Tensor summed_attention(const torch::Tensor& q_LND, const torch::Tensor& k_KND,
+                               const torch::Tensor& v_KND, const std::vector<AttentionPart>& parts);
+
+// The batched path alone, whatever the device and dtype: what the kernels are checked against.
+AttentionOutput batched_attention(const torch::Tensor& q_LND, const torch::Tensor& k_KND,
                                   const torch::Tensor& v_KND, const Groups& groups,
                                   const torch::Tensor& row_scale_L = {}, std::optional<double> scale = {});
 

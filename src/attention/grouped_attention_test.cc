@@ -161,27 +161,82 @@ TEST(GroupedAttention, SingleAndHalfPrecisionStayNearDouble) {
   }
 }
 
+TEST(GroupedAttention, CpuKernelsAgreeWithTheBatchedPath) {
+  // float32 goes through the kernels of kernels/cpu; the batched path computes the same from libtorch's
+  // products.
+  for (int seed = 0; seed < 12; ++seed) {
+    const int64_t tokens = 3 + 17 * seed % 50;
+    const int64_t keys = 3 + 29 * seed % 60;
+    Leaves x = Leaves(tokens, keys, 1 + seed % 3, 8 + 4 * (seed % 4), seed).as(torch::kFloat32);
+    Leaves y = x.as(torch::kFloat32);
+    const Groups groups = random_groups(tokens, keys, seed);
+    const auto mine = grouped_attention(x.q, x.k, x.v, groups, x.row_scale);
+    const auto theirs = batched_attention(y.q, y.k, y.v, groups, y.row_scale);
+    EXPECT_TRUE(torch::allclose(mine.out_LND, theirs.out_LND, 1e-4, 1e-5)) << "seed " << seed;
+    EXPECT_TRUE(torch::allclose(mine.lse_QN, theirs.lse_QN, 1e-4, 1e-5)) << "seed " << seed;
+    const Tensor dout = torch::randn_like(mine.out_LND);
+    mine.out_LND.backward(dout);
+    theirs.out_LND.backward(dout);
+    for (const auto& [a, b] : {std::pair{x.q, y.q}, {x.k, y.k}, {x.v, y.v}, {x.row_scale, y.row_scale}}) {
+      EXPECT_TRUE(torch::allclose(a.grad(), b.grad(), 1e-4, 1e-4)) << "seed " << seed;
+    }
+  }
+}
+
+TEST(GroupedAttention, SumsOfPartsEqualThePartsSummed) {
+  Leaves x = Leaves(40, 40, 2, 16, 3).as(torch::kFloat32);
+  Leaves y = x.as(torch::kFloat32);
+  const Groups first = groups_from_ids(torch::randint(0, 3, {40}, torch::kInt64), 3);
+  const Groups second = random_groups(40, 40, 9);
+  const Tensor sum = summed_attention(x.q, x.k, x.v, {{&first, x.row_scale, 0.25}, {&second, {}, 0.5}});
+  const Tensor expected = 0.25 * batched_attention(y.q, y.k, y.v, first, y.row_scale).out_LND +
+                          0.5 * batched_attention(y.q, y.k, y.v, second).out_LND;
+  EXPECT_TRUE(torch::allclose(sum, expected, 1e-4, 1e-5));
+  const Tensor dout = torch::randn_like(sum);
+  sum.backward(dout);
+  expected.backward(dout);
+  for (const auto& [a, b] : {std::pair{x.q, y.q}, {x.k, y.k}, {x.v, y.v}, {x.row_scale, y.row_scale}}) {
+    EXPECT_TRUE(torch::allclose(a.grad(), b.grad(), 1e-4, 1e-5));
+  }
+  // Half precision is rounded once, at the end.
+  const Leaves half = x.as(torch::kBFloat16);
+  const Tensor rounded =
+      summed_attention(half.q, half.k, half.v, {{&first, half.row_scale, 0.25}, {&second, {}, 0.5}});
+  EXPECT_EQ(rounded.scalar_type(), torch::kBFloat16);
+  EXPECT_TRUE(torch::allclose(rounded.to(torch::kFloat32), expected.detach(), 3e-2, 3e-2));
+}
+
+TEST(GroupedAttention, AnIndexChangedInPlaceIsStillChecked) {
+  Leaves x = Leaves(6, 6, 2, 8, 1).as(torch::kFloat32);
+  Groups groups = to_groups(full_groups(6), torch::kCPU);
+  grouped_attention(x.q, x.k, x.v, groups);
+  groups.kv_index[2] = 6;
+  EXPECT_THROW(grouped_attention(x.q, x.k, x.v, groups), Error);
+}
+
 TEST(GroupedAttention, NanAndInfinityStayInTheirSegment) {
   // Unequal lengths that share a padded batch. Every token in turn is poisoned on all sides: padding that
   // read another segment's token would carry it over.
   const Tensor ids = torch::tensor({0, 0, 0, 1, 1, 2, 2, 2, 2, 2}, torch::kInt64);
   const Groups groups = groups_from_ids(ids, 3);
-  Leaves x(10, 10, 2, 4, 21);
-  const Tensor clean = grouped_attention(x.q, x.k, x.v, groups).out_LND.detach();
-  for (const double poison : {std::nan(""), std::numeric_limits<double>::infinity()}) {
-    for (int64_t token = 0; token < 10; ++token) {
-      Leaves y(10, 10, 2, 4, 21);
-      for (const Tensor& t : {y.q, y.k, y.v}) {
-        torch::NoGradGuard guard;
-        t.select(0, token).fill_(poison);
-      }
-      const Tensor out = grouped_attention(y.q, y.k, y.v, groups).out_LND;
-      const Tensor other = ids.ne(ids[token]).nonzero().squeeze(1);
-      EXPECT_TRUE(torch::equal(out.index_select(0, other), clean.index_select(0, other))) << token;
-      EXPECT_TRUE(torch::isnan(out[token]).all().item<bool>()) << token;
-      out.sum().backward();
-      for (const Tensor& t : {y.q, y.k, y.v}) {
-        EXPECT_TRUE(torch::isfinite(t.grad().index_select(0, other)).all().item<bool>()) << token;
+  for (const auto type : {torch::kFloat64, torch::kFloat32}) {
+    Leaves x = Leaves(10, 10, 2, 4, 21).as(type);
+    const Tensor clean = grouped_attention(x.q, x.k, x.v, groups).out_LND.detach();
+    for (const double poison : {std::nan(""), std::numeric_limits<double>::infinity()}) {
+      for (int64_t token = 0; token < 10; ++token) {
+        Leaves y = Leaves(10, 10, 2, 4, 21).as(type);
+        for (const Tensor& t : {y.q, y.k, y.v}) {
+          torch::NoGradGuard guard;
+          t.select(0, token).fill_(poison);
+        }
+        const Tensor out = grouped_attention(y.q, y.k, y.v, groups).out_LND;
+        const Tensor other = ids.ne(ids[token]).nonzero().squeeze(1);
+        EXPECT_TRUE(torch::equal(out.index_select(0, other), clean.index_select(0, other))) << token;
+        EXPECT_TRUE(torch::isnan(out[token]).all().item<bool>()) << token;
+        out.sum().backward();
+        for (const Tensor& t : {y.q, y.k, y.v}) {
+          EXPECT_TRUE(torch::isfinite(t.grad().index_select(0, other)).all().item<bool>()) << token;
+        }
       }
     }
   }

@@ -104,6 +104,7 @@ void fit_cache(SegmentPlanCache& cache, const Groups& groups, int64_t heads, tor
   if (!same) {
     cache.plan.reset();
     cache.offsets.reset();
+    cache.cpu_plan.reset();
     cache.q_offsets = groups.q_offsets;
     cache.kv_offsets = groups.kv_offsets;
     cache.device = device;
@@ -127,6 +128,25 @@ std::shared_ptr<const SegmentPlan> segment_plan(const Groups& groups, int64_t he
     cache.plan = std::make_shared<const SegmentPlan>(make_plan(groups, heads, device));
   }
   return cache.plan;
+}
+
+std::shared_ptr<const cpu::AttentionPlan> cpu_plan(const Groups& groups, const cpu::Segments& segments,
+                                                   const cpu::AttentionShape& shape) {
+  if (!groups.plan_cache) {
+    return cpu::plan_attention(segments, shape);
+  }
+  SegmentPlanCache& cache = *groups.plan_cache;
+  const std::lock_guard<std::mutex> lock(cache.mutex);
+  fit_cache(cache, groups, /*heads=*/0, torch::kCPU);
+  const bool same = cache.cpu_plan && cache.cpu_shape == shape && cache.q_index.is_same(groups.q_index) &&
+                    cache.kv_index.is_same(groups.kv_index);
+  if (!same) {
+    cache.cpu_plan = cpu::plan_attention(segments, shape);
+    cache.cpu_shape = shape;
+    cache.q_index = groups.q_index;
+    cache.kv_index = groups.kv_index;
+  }
+  return cache.cpu_plan;
 }
 
 DeviceOffsets device_offsets(const Groups& groups, torch::Device device) {

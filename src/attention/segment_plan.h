@@ -6,9 +6,11 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "attention/groups.h"
+#include "kernels/cpu/grouped_attention_cpu.h"
 
 namespace moga {
 
@@ -52,12 +54,20 @@ struct SegmentPlanCache {
   // What the plan was made for.
   torch::Tensor q_offsets;
   torch::Tensor kv_offsets;
+  std::shared_ptr<const cpu::AttentionPlan> cpu_plan;
+  // What that one was made for beside the offsets: it looks into the indices.
+  torch::Tensor q_index;
+  torch::Tensor kv_index;
+  cpu::AttentionShape cpu_shape;
   int64_t heads = 0;
   torch::Device device = torch::kCPU;
 };
 
 // From the cache of `groups` where it has one. `groups` must have been checked.
 std::shared_ptr<const SegmentPlan> segment_plan(const Groups& groups, int64_t heads, torch::Device device);
+// `segments` are those of `groups`, in plain memory.
+std::shared_ptr<const cpu::AttentionPlan> cpu_plan(const Groups& groups, const cpu::Segments& segments,
+                                                   const cpu::AttentionShape& shape);
 DeviceOffsets device_offsets(const Groups& groups, torch::Device device);
 
 }  // namespace moga

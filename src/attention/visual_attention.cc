@@ -83,31 +83,33 @@ torch::Tensor visual_attention(const torch::Tensor& q_LND, const torch::Tensor& 
     const compat::Autocast off(q_LND.device(), std::nullopt);
     return visual_attention(q_LND.to(*type), k_LND.to(*type), v_LND.to(*type), plan, routing, config);
   }
-  const auto attend = [&](const Groups& groups, const char* name, const torch::Tensor& row_scale_L = {}) {
+  const auto part = [&](const Groups& groups, const char* name, double share) {
     MOGA_CHECK(groups.q_index.defined(),
                "visual attention '{}': the plan holds no {} groups, so it was made for "
                "another kind of attention",
                enum_name(config.kind), name);
-    return grouped_attention(q_LND, k_LND, v_LND, groups, row_scale_L).out_LND;
+    return AttentionPart{&groups, {}, share};
   };
+  Groups routed_groups;
   const auto routed = [&](double share) {
     MOGA_CHECK(routing.group_ids_L.defined() && routing.top_prob_L.defined(),
                "visual attention '{}' needs a routing", enum_name(config.kind));
-    const Groups groups = groups_from_ids(routing.group_ids_L, config.groups, plan.batch);
-    // The mean's factor goes into the row scale, which is L numbers instead of L * N * D.
-    return attend(groups, "routed", share == 1.0 ? routing.top_prob_L : routing.top_prob_L * share);
+    routed_groups = groups_from_ids(routing.group_ids_L, config.groups, plan.batch);
+    return AttentionPart{&routed_groups, routing.top_prob_L, share};
+  };
+  const auto sum = [&](const std::vector<AttentionPart>& parts) {
+    return summed_attention(q_LND, k_LND, v_LND, parts);
   };
   switch (config.kind) {
     case AttentionKind::kFull:
-      return attend(plan.full, "full");
+      return sum({part(plan.full, "full", 1.0)});
     case AttentionKind::kDynamic:
-      return routed(1.0);
+      return sum({routed(1.0)});
     case AttentionKind::kStatic:
-      return torch::add(attend(plan.windows, "window"), attend(plan.frames, "frame")).mul_(1.0 / 2);
+      return sum({part(plan.windows, "window", 1.0 / 2), part(plan.frames, "frame", 1.0 / 2)});
     case AttentionKind::kMoga:
-      return torch::add(attend(plan.windows, "window"), attend(plan.frames, "frame"))
-          .mul_(1.0 / 3)
-          .add_(routed(1.0 / 3));
+      return sum(
+          {part(plan.windows, "window", 1.0 / 3), part(plan.frames, "frame", 1.0 / 3), routed(1.0 / 3)});
   }
   fail("visual attention: unknown kind");
 }

@@ -1,0 +1,224 @@
+// One item of the forward pass. Queries lie in the lanes of the vectors, so that neither keys nor values are
+// ever turned: with a panel of queries turned once (Q^T, channels x queries),
+//
+//   S^T = K Q^T      keys x queries: rows of K are broadcast, as they lie in memory
+//   P^T = 2^(S^T - running maximum)      down the lanes: no sum or maximum across a vector
+//   O^T = O^T * correction + V^T P^T     channels x queries: rows of V are broadcast
+//
+// and only O is turned back at the end. It does not mask anything: segments are always full.
+#if defined(MOGA_KERNELS_CPU_FORWARD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef MOGA_KERNELS_CPU_FORWARD_INL_H_
+#undef MOGA_KERNELS_CPU_FORWARD_INL_H_
+#else
+#define MOGA_KERNELS_CPU_FORWARD_INL_H_
+#endif
+
+#include <cmath>
+#include <limits>
+
+#include "kernels/cpu/attention_items.h"
+#include "kernels/cpu/pack-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace moga::cpu::HWY_NAMESPACE {
+
+// A block of queries with what has been summed up for them.
+struct QueryBlock {
+  float* q;    // panels of [dim][width]
+  float* out;  // the same
+  float* top;  // largest score so far, log2 units
+  float* sum;  // of 2^(score - top)
+};
+
+struct KeyTile {
+  float* k;  // [keys + padding][dim]
+  float* v;  // [dim / kTileRows][keys][kTileRows], blocks v_step apart
+  size_t v_step;
+  size_t keys;
+};
+
+// Meets one panel of kV vectors of queries with one tile of keys. scores: room for [keys + padding][width].
+template <int kV>
+HWY_INLINE void forward_panel(const QueryBlock& block, const KeyTile& tile, size_t dim,
+                              float* HWY_RESTRICT scores, RowsAhead& ahead) {
+  const F d;
+  constexpr size_t kWidth = kV * kLanes;
+  const size_t keys = tile.keys;
+  V top[kV];
+#pragma GCC unroll 4
+  for (int v = 0; v < kV; ++v) {
+    top[v] = hn::LoadU(d, block.top + v * kLanes);
+  }
+  const auto zero = [&](int, int) HWY_ATTR { return hn::Zero(d); };
+  size_t key = 0;
+  for (; key + kTileRows <= keys; key += kTileRows) {
+    float* HWY_RESTRICT to = scores + key * kWidth;
+    multiply_tile<kTileRows, kV, 1>(tile.k + key * dim, dim, block.q, kWidth, dim, zero,
+                                    [&](int m, int v, V s) HWY_ATTR {
+                                      hn::StoreU(s, d, to + static_cast<size_t>(m) * kWidth + v * kLanes);
+                                      top[v] = hn::Max(top[v], s);
+                                    });
+    ahead.step();
+  }
+  if (key < keys) {  // the rows beyond the last key are zeros, whose scores are looked at by nobody
+    float* HWY_RESTRICT to = scores + key * kWidth;
+    multiply_tile<kTileRows, kV, 1>(tile.k + key * dim, dim, block.q, kWidth, dim, zero,
+                                    [&](int m, int v, V s) HWY_ATTR {
+                                      hn::StoreU(s, d, to + static_cast<size_t>(m) * kWidth + v * kLanes);
+                                    });
+    for (; key < keys; ++key) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kV; ++v) {
+        top[v] = hn::Max(top[v], hn::LoadU(d, scores + key * kWidth + v * kLanes));
+      }
+    }
+  }
+  V correction[kV];
+  V sum[kV];
+#pragma GCC unroll 4
+  for (int v = 0; v < kV; ++v) {
+    correction[v] = exp2_nonpositive(hn::Sub(hn::LoadU(d, block.top + v * kLanes), top[v]));
+    hn::StoreU(top[v], d, block.top + v * kLanes);
+    sum[v] = hn::Mul(hn::LoadU(d, block.sum + v * kLanes), correction[v]);
+  }
+  for (size_t j = 0; j < keys; ++j) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kV; ++v) {
+      float* HWY_RESTRICT at = scores + j * kWidth + v * kLanes;
+      const V p = exp2_nonpositive(hn::Sub(hn::LoadU(d, at), top[v]));
+      hn::StoreU(p, d, at);
+      sum[v] = hn::Add(sum[v], p);
+    }
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < kV; ++v) {
+    hn::StoreU(sum[v], d, block.sum + v * kLanes);
+  }
+  for (size_t i = 0; i < dim; i += kTileRows) {
+    float* HWY_RESTRICT out = block.out + i * kWidth;
+    multiply_tile<kTileRows, kV, kTileRows>(
+        tile.v + i / kTileRows * tile.v_step, 1, scores, kWidth, keys,
+        [&](int m, int v) HWY_ATTR {
+          return hn::Mul(hn::LoadU(d, out + static_cast<size_t>(m) * kWidth + v * kLanes), correction[v]);
+        },
+        [&](int m, int v, V o)
+            HWY_ATTR { hn::StoreU(o, d, out + static_cast<size_t>(m) * kWidth + v * kLanes); });
+  }
+}
+
+// Queries `slots` of one segment, all its keys, one head.
+HWY_INLINE void forward_rows(const ForwardJob& job, int64_t first_slot, size_t queries,
+                             const int64_t* kv_index, size_t keys, int64_t head, float* scratch) {
+  const F d;
+  const ForwardArguments& x = *job.arguments;
+  const auto dim = static_cast<size_t>(job.tiles.dim);
+  const auto true_dim = static_cast<size_t>(x.q.dim);
+  const auto kv_tile = static_cast<size_t>(job.tiles.kv_tile);
+  const auto q_block = static_cast<size_t>(job.tiles.q_block);
+  const int64_t* slots = job.segments->q_index + first_slot;
+  QueryBlock block = {scratch, scratch + q_block * dim, scratch + 2 * q_block * dim,
+                      scratch + 2 * q_block * dim + q_block};
+  KeyTile tile;
+  tile.k = block.sum + q_block;
+  tile.v = tile.k + (kv_tile + kMostTileRows) * dim;
+  tile.v_step = HWY_MIN(kv_tile, keys) * kTileRows + 16;  // not a power of two: blocks would share cache sets
+  float* scores = tile.v + (kv_tile + kMostTileRows + 16) * dim;
+  float* rows = scores + (kv_tile + kMostTileRows) * kWidestPanel;
+
+  const size_t panels = (queries + kPanel - 1) / kPanel;
+  const auto vectors_of = [&](size_t panel) HWY_ATTR {
+    const size_t left = queries - panel * kPanel;
+    return left >= kPanel ? static_cast<size_t>(kTileVectors) : (left + kLanes - 1) / kLanes;
+  };
+  const float log2_scale = x.scale * kLog2E;
+  for (size_t panel = 0; panel < panels; ++panel) {
+    const size_t width = vectors_of(panel) * kLanes;
+    const size_t count = HWY_MIN(width, queries - panel * kPanel);
+    pack_turned(x.q, slots + panel * kPanel, count, head, log2_scale, rows, dim,
+                block.q + panel * kPanel * dim, width);
+    float* out = block.out + panel * kPanel * dim;
+    for (size_t i = 0; i < width * dim; i += kLanes) {
+      hn::StoreU(hn::Zero(d), d, out + i);
+    }
+    for (size_t i = panel * kPanel; i < panel * kPanel + width; i += kLanes) {
+      hn::StoreU(hn::Set(d, -std::numeric_limits<float>::infinity()), d, block.top + i);
+      hn::StoreU(hn::Zero(d), d, block.sum + i);
+    }
+  }
+  for (size_t begin = 0; begin < keys; begin += kv_tile) {
+    tile.keys = HWY_MIN(kv_tile, keys - begin);
+    pack_rows(x.k, kv_index + begin, tile.keys, head, tile.k, dim);
+    pack_blocks(x.v, kv_index + begin, tile.keys, head, rows, dim, tile.v, tile.v_step);
+    const size_t after = begin + tile.keys;
+    RowsAhead ahead(x.k, x.v, kv_index + after, HWY_MIN(kv_tile, keys - after), head,
+                    panels * (tile.keys / kTileRows));
+    for (size_t panel = 0; panel < panels; ++panel) {
+      const QueryBlock at = {block.q + panel * kPanel * dim, block.out + panel * kPanel * dim,
+                             block.top + panel * kPanel, block.sum + panel * kPanel};
+      switch (vectors_of(panel)) {
+        case 1:
+          forward_panel<1>(at, tile, dim, scores, ahead);
+          break;
+        case 2:
+          forward_panel<2>(at, tile, dim, scores, ahead);
+          break;
+        default:
+          forward_panel<3>(at, tile, dim, scores, ahead);
+      }
+    }
+  }
+  for (size_t panel = 0; panel < panels; ++panel) {
+    const size_t width = vectors_of(panel) * kLanes;
+    const size_t count = HWY_MIN(width, queries - panel * kPanel);
+    const float* out = block.out + panel * kPanel * dim;
+    for (size_t q = 0; q < count; q += 4) {
+      for (size_t i = 0; i < dim; i += 4) {
+        transpose_4x4(out + i * width + q, width, rows + i, dim);
+      }
+      for (size_t r = 0; r < HWY_MIN(size_t{4}, count - q); ++r) {
+        const size_t at = panel * kPanel + q + r;
+        const int64_t slot = first_slot + static_cast<int64_t>(at);
+        const int64_t token = slots[at];
+        float* HWY_RESTRICT row = rows + r * dim;
+        scale_row(row, keys == 0 ? 0.0F : 1.0F / block.sum[at], dim);
+        if (x.slot_out != nullptr) {
+          std::memcpy(x.slot_out + (slot * x.q.heads + head) * x.q.dim, row, true_dim * sizeof(float));
+        }
+        if (x.lse != nullptr) {
+          x.lse[slot * x.q.heads + head] = keys == 0 ? -std::numeric_limits<float>::infinity()
+                                                     : (block.top[at] + std::log2(block.sum[at])) * kLn2;
+        }
+        scale_row(row, x.row_scale != nullptr ? x.factor * x.row_scale[token] : x.factor, dim);
+        void* to = x.out.mutable_row(token, head);
+        if (job.add) {
+          float* HWY_RESTRICT old = rows + 4 * dim;
+          load_row(to, x.out.storage, true_dim, old);
+          for (size_t i = 0; i < true_dim; ++i) {
+            row[i] += old[i];
+          }
+        }
+        store_row(row, x.out.storage, true_dim, to);
+      }
+    }
+  }
+}
+
+void forward_item(const ForwardJob& job, const AttentionItem& item, int64_t head, float* scratch) {
+  const Segments& segments = *job.segments;
+  for (int64_t s = item.segment_begin; s < item.segment_end; ++s) {
+    const bool whole = item.segment_end - item.segment_begin > 1;
+    const int64_t first = segments.q_offsets[s] + (whole ? 0 : item.begin);
+    const int64_t last = whole ? segments.q_offsets[s + 1] : segments.q_offsets[s] + item.end;
+    // A run of small segments may hold a segment of more queries than a block, with next to no keys.
+    for (int64_t begin = first; begin < last; begin += job.tiles.q_block) {
+      forward_rows(job, begin, static_cast<size_t>(HWY_MIN(last - begin, job.tiles.q_block)),
+                   segments.kv_index + segments.kv_offsets[s],
+                   static_cast<size_t>(segments.kv_offsets[s + 1] - segments.kv_offsets[s]), head, scratch);
+    }
+  }
+}
+
+}  // namespace moga::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard
