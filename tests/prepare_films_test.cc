@@ -109,7 +109,8 @@ TEST_F(Prepare, ToyVideosComeBackAsFilmsWithTheirCuts) {
   make_raw("b.mp4", 12, 81);
   fs::copy_file(path_ / "raw" / "a.mp4", path_ / "raw" / "copy.mp4");
   write_file_atomic(path_ / "raw" / "broken.mp4", std::string(5000, 'x'));
-  write_file_atomic(path_ / "raw" / "a.txt", cuts.size() == 2 ? "one\ntwo\nthree\n" : "one\ntwo\nthree\nfour\n");
+  write_file_atomic(path_ / "raw" / "a.txt",
+                    cuts.size() == 2 ? "one\ntwo\nthree\n" : "one\ntwo\nthree\nfour\n");
   ASSERT_EQ(moga("prepare " + quoted("raw") + " -o " + quoted("out") + " --config " + quoted("toy.yaml")), 0)
       << errors();
   EXPECT_THAT(output(), HasSubstr("2 of 4 videos kept"));

@@ -29,8 +29,8 @@ struct VideoInfo {
 VideoInfo probe_video(const std::filesystem::path& path);
 
 struct ReadOptions {
-  // Pictures are scaled to this size (upright; each pixel the mean of those it covers); 0 x 0: the video's own.
-  // info() keeps the file's own size.
+  // Pictures are scaled to this size (upright; each pixel the mean of those it covers); 0 x 0: the video's
+  // own. info() keeps the file's own size.
   int64_t width = 0;
   int64_t height = 0;
   int threads = 0;     // of the decoder; 0: one a core

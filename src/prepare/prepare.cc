@@ -188,7 +188,8 @@ class StageRun {
         record.probe = half.probe;
         record.dropped = Drop{stage_.name, "unusable", error.what()};
       } catch (const std::exception& error) {
-        // A fault of ours or of a library must not stop a week's work on other videos; the next run tries again.
+        // A fault of ours or of a library must not stop a week's work on other videos; the next run tries
+        // again.
         spdlog::warn("{}: {}: {}", stage_.name, before.path, error.what());
         record = before;
         record.dropped = Drop{stage_.name, "fault", error.what()};
