@@ -16,6 +16,7 @@ import concurrent.futures
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -38,10 +39,15 @@ def read_database(build):
     sources, flags = {}, {}
     for entry in json.loads(database.read_text()):
         file = pathlib.Path(entry["file"]).resolve()
-        if not file.is_relative_to(ROOT) or file.is_relative_to(build) or file.suffix != ".cc":
-            continue
         words = shlex.split(entry["command"])
-        sources[file] = "-include" in words
+        # Of sources that compile together the build knows only the file that includes them.
+        together = "Unity" in file.parts
+        files = re.findall(r'#include "(.*)"', file.read_text()) if together else [file]
+        ours = [f for f in map(pathlib.Path, files)
+                if f.is_relative_to(ROOT) and not f.is_relative_to(build) and f.suffix == ".cc"]
+        if not ours:
+            continue
+        sources.update({f: "-include" in words for f in ours})
         for i, word in enumerate(words):
             if word == "-isystem":
                 flags[("-isystem", words[i + 1])] = None

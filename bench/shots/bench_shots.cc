@@ -69,7 +69,7 @@ void write_evidence(const fs::path& film, const std::vector<Truth>& truth, std::
                            fmt::join(evidence.numbers, " "));
     }
   };
-  VideoReader reader(film, {kShotFrameWidth, kShotFrameHeight});
+  VideoReader reader(film, cv::Size(kShotFrameWidth, kShotFrameHeight));
   int64_t decided = 0;
   bool more = true;
   while (more || decided < window.count()) {
@@ -165,7 +165,7 @@ int run(int argc, char** argv) {
         write_film(film, category, path);
       }
       const auto start = std::chrono::steady_clock::now();
-      VideoReader reader(path, {kShotFrameWidth, kShotFrameHeight});
+      VideoReader reader(path, cv::Size(kShotFrameWidth, kShotFrameHeight));
       const std::vector<ShotBoundary> found = detect_shots(reader, options.settings);
       seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       sum += score(found, film.truth(), static_cast<double>(film.frames()) / category.fps / 60);

@@ -26,7 +26,7 @@ Score measure(uint64_t first_seed, double seconds) {
     }
     const Film film(category, seed, seconds, clips);
     write_film(film, category, file);
-    VideoReader reader(file, {kShotFrameWidth, kShotFrameHeight});
+    VideoReader reader(file, cv::Size(kShotFrameWidth, kShotFrameHeight));
     const Score one =
         score(detect_shots(reader), film.truth(), static_cast<double>(film.frames()) / category.fps / 60);
     std::filesystem::remove(file);

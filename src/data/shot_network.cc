@@ -12,8 +12,8 @@ namespace {
 
 constexpr int64_t kFrames = 100;
 constexpr int64_t kMargin = 25;  // frames before and after the believed ones
-constexpr int kWidth = 48;
-constexpr int kHeight = 27;
+constexpr int kNetworkWidth = 48;
+constexpr int kNetworkHeight = 27;
 constexpr float kThreshold = 0.5F;
 
 }  // namespace
@@ -22,7 +22,7 @@ ShotNetwork::ShotNetwork(const std::filesystem::path& path) : network_(path) {}
 
 void ShotNetwork::add(const cv::Mat& rgb) {
   cv::Mat small;
-  cv::resize(rgb, small, {kWidth, kHeight}, 0, 0, cv::INTER_AREA);
+  cv::resize(rgb, small, {kNetworkWidth, kNetworkHeight}, 0, 0, cv::INTER_AREA);
   if (count_ == 0) {
     frames_.assign(static_cast<size_t>(kMargin), small);  // the film's first frame stands for those before it
   }
@@ -48,11 +48,11 @@ std::vector<float> ShotNetwork::answers(const std::string& output) const {
 
 void ShotNetwork::run() {
   const auto fill = [&] {
-    const std::vector<int> shape = channels_first_ ? std::vector<int>{1, 3, kFrames, kHeight, kWidth}
-                                                   : std::vector<int>{1, kFrames, kHeight, kWidth, 3};
+    const std::vector<int> shape = channels_first_ ? std::vector<int>{1, 3, kFrames, kNetworkHeight, kNetworkWidth}
+                                                   : std::vector<int>{1, kFrames, kNetworkHeight, kNetworkWidth, 3};
     input_.create(shape, CV_32F);
     auto* out = input_.ptr<float>();
-    constexpr int kPixels = kWidth * kHeight;
+    constexpr int kPixels = kNetworkWidth * kNetworkHeight;
     for (int64_t t = 0; t < kFrames; ++t) {
       const uint8_t* pixels = frames_[static_cast<size_t>(t)].data;
       for (int i = 0; i < 3 * kPixels; ++i) {

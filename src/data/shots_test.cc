@@ -206,7 +206,7 @@ TEST(Shots, RealClipsHaveTheirTwoCuts) {
   }
   for (const char* name : {"clip_a.mp4", "clip_b.mp4", "clip_c.mp4"}) {
     SCOPED_TRACE(name);
-    VideoReader reader(folder / name, {kShotFrameWidth, kShotFrameHeight});
+    VideoReader reader(folder / name, cv::Size(kShotFrameWidth, kShotFrameHeight));
     const std::vector<ShotBoundary> found = detect_shots(reader);
     ASSERT_EQ(found.size(), 2U);
     EXPECT_EQ(found[0].frame, 53);

@@ -9,7 +9,7 @@
 namespace moga {
 namespace {
 
-constexpr int kWidth = 640;
+constexpr int kEdgeWidth = 640;
 constexpr int64_t kFewestFrames = 5;
 // Smallest gradient of an edge, in grey levels over a pixel (Sobel's sum is 8 times that).
 constexpr float kLeastGradient = 8 * 6;
@@ -31,9 +31,9 @@ void StillEdges::add(const cv::Mat& grey) {
              "still edges: expected grey frames of one size");
   size_ = grey.size();
   cv::Mat small = grey;
-  if (grey.cols > kWidth) {
-    const double scale = static_cast<double>(kWidth) / grey.cols;
-    cv::resize(grey, small, {kWidth, std::max(1, static_cast<int>(std::lround(grey.rows * scale)))}, 0, 0,
+  if (grey.cols > kEdgeWidth) {
+    const double scale = static_cast<double>(kEdgeWidth) / grey.cols;
+    cv::resize(grey, small, {kEdgeWidth, std::max(1, static_cast<int>(std::lround(grey.rows * scale)))}, 0, 0,
                cv::INTER_AREA);
   }
   cv::Mat across;
