@@ -24,7 +24,7 @@ struct ShotsRequest {
 };
 
 void shots(const ShotsRequest& request) {
-  VideoReader reader(request.video, {kShotFrameWidth, kShotFrameHeight});
+  VideoReader reader(request.video, cv::Size(kShotFrameWidth, kShotFrameHeight));
   const double fps = reader.info().fps;
   Progress progress("shots", reader.info().frames, "frame");
   int64_t frames = 0;

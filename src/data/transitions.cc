@@ -110,7 +110,7 @@ void TransitionDetector::consider(Evidence evidence) {
 void TransitionDetector::follow_line(const FrameWindow& window, int64_t frame, bool front) {
   auto& [before, last] = recent_.at(front ? 1 : 0);
   const std::optional<LineCandidate> next = best_line(window, frame, kLongest, front);
-  const auto worse = [&](const std::optional<LineCandidate>& other) {
+  const auto worse = [&last = last](const std::optional<LineCandidate>& other) {
     return !other || other->score >= last->score;
   };
   // A line to or from a plain picture is half a fade.

@@ -306,7 +306,8 @@ struct VideoReader::Impl {
     if (!origin && !decode()) {
       return;
     }
-    if (timed) {
+    // Bare streams carry no times: what their frames have is counted from wherever reading began.
+    if (timed && (opened.input->iformat->flags & AVFMT_NOTIMESTAMPS) == 0) {
       const auto stamp =
           *origin + static_cast<int64_t>(std::floor(target / av_q2d(opened.stream->time_base)));
       const int result = av_seek_frame(opened.input.get(), opened.stream->index, stamp, AVSEEK_FLAG_BACKWARD);

@@ -70,7 +70,7 @@ class SelfAttention : public AttentionProjections {
       }
     }
     const torch::Tensor out_LND = visual_attention(q_LND, k_LND, v_LND, plan.visual, routing, config_);
-    const torch::Tensor out_BLC = o_(out_LND.flatten(1).view_as(x_BLC));
+    torch::Tensor out_BLC = o_(out_LND.flatten(1).view_as(x_BLC));
     note(trace, "self_attn.core", out_LND);
     note(trace, "self_attn.out", out_BLC);
     return out_BLC;
@@ -92,7 +92,7 @@ class CrossAttention : public AttentionProjections {
     const torch::Tensor k_RND = split(norm_k_(k_(text_RC)));
     const torch::Tensor v_RND = split(v_(text_RC));
     const torch::Tensor out_LND = grouped_attention(q_LND, k_RND, v_RND, plan.text).out_LND;
-    const torch::Tensor out_BLC = o_(out_LND.flatten(1).view_as(x_BLC));
+    torch::Tensor out_BLC = o_(out_LND.flatten(1).view_as(x_BLC));
     note(trace, "cross_attn.in", x_BLC);
     note(trace, "cross_attn.q_norm", q_LND);
     note(trace, "cross_attn.k_norm", k_RND);

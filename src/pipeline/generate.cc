@@ -239,7 +239,7 @@ FilmLatents sample_film(const GenerateRequest& request, torch::Device device) {
       return predict(x, timestep, nullptr);
     }
     DitTrace trace;
-    const torch::Tensor v = predict(x, timestep, &trace);
+    torch::Tensor v = predict(x, timestep, &trace);
     film.groups_NFYX = group_maps(trace, layout);
     return v;
   };

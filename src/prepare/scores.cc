@@ -96,42 +96,55 @@ double colourfulness_of(const cv::Mat& rgb) {
   return std::hypot(rg_deviation[0], yb_deviation[0]) + 0.3 * std::hypot(rg_mean[0], yb_mean[0]);
 }
 
-// Mean length in pixels by which blocks of 32 x 32 moved from one grey picture to the next, by phase
-// correlation. Blocks without texture have no motion that could be told.
+// Where between its neighbours at -1 and +1 a peak of `middle` lies, by a parabola.
+double peak_between(double before, double middle, double after) {
+  const double bend = before - 2 * middle + after;
+  return bend < 0 ? std::clamp(0.5 * (before - after) / bend, -0.5, 0.5) : 0;
+}
+
+// Mean length in pixels by which patches of 16 x 16 moved from one grey picture to the next, at most 8 pixels
+// up and down and to the sides, by normalised correlation. Patches without texture have no motion that could
+// be told. (Phase correlation of such small windows finds two thirds of what patches moved by.)
 double mean_shift(const cv::Mat& from, const cv::Mat& to) {
-  constexpr int kBlock = 32;
-  constexpr double kTexture = 2;     // grey levels, standard deviation
-  constexpr double kResponse = 0.1;  // below, the block shows something else now
-  static const cv::Mat window = [] {
-    cv::Mat hann;
-    cv::createHanningWindow(hann, {kBlock, kBlock}, CV_32F);
-    return hann;
-  }();
+  constexpr int kPatch = 16;
+  constexpr int kReach = 8;
+  constexpr double kTexture = 2;  // grey levels, standard deviation
+  constexpr double kAlike = 0.5;  // a lesser correlation: the patch shows something else now
   double sum = 0;
-  int blocks = 0;
-  for (int y = 0; y + kBlock <= from.rows; y += kBlock / 2) {
-    for (int x = 0; x + kBlock <= from.cols; x += kBlock) {
-      const cv::Rect block(x, y, kBlock, kBlock);
+  int patches = 0;
+  for (int y = kReach; y + kPatch + kReach <= from.rows; y += kPatch) {
+    for (int x = kReach; x + kPatch + kReach <= from.cols; x += kPatch) {
+      const cv::Rect patch(x, y, kPatch, kPatch);
       cv::Scalar mean;
       cv::Scalar deviation;
-      cv::meanStdDev(from(block), mean, deviation);
+      cv::meanStdDev(from(patch), mean, deviation);
       if (deviation[0] < kTexture) {
         continue;
       }
-      cv::Mat a;
-      cv::Mat b;
-      from(block).convertTo(a, CV_32F);
-      to(block).convertTo(b, CV_32F);
-      ++blocks;
-      if (cv::norm(a, b, cv::NORM_L1) == 0) {
+      ++patches;
+      if (cv::norm(from(patch), to(patch), cv::NORM_L1) == 0) {
         continue;
       }
-      double response = 0;
-      const cv::Point2d shift = cv::phaseCorrelate(a, b, window, &response);
-      sum += response < kResponse ? kBlock / 2.0 : std::min(kBlock / 2.0, std::hypot(shift.x, shift.y));
+      const cv::Rect reach(x - kReach, y - kReach, kPatch + 2 * kReach, kPatch + 2 * kReach);
+      cv::Mat alike;
+      cv::matchTemplate(to(reach), from(patch), alike, cv::TM_CCOEFF_NORMED);
+      double best = 0;
+      cv::Point at;
+      cv::minMaxLoc(alike, nullptr, &best, nullptr, &at);
+      if (best < kAlike) {
+        sum += kReach;
+        continue;
+      }
+      double dx = at.x - kReach;
+      double dy = at.y - kReach;
+      if (at.x > 0 && at.x < 2 * kReach && at.y > 0 && at.y < 2 * kReach) {
+        dx += peak_between(alike.at<float>(at.y, at.x - 1), best, alike.at<float>(at.y, at.x + 1));
+        dy += peak_between(alike.at<float>(at.y - 1, at.x), best, alike.at<float>(at.y + 1, at.x));
+      }
+      sum += std::hypot(dx, dy);
     }
   }
-  return blocks == 0 ? 0 : sum / blocks;
+  return patches == 0 ? 0 : sum / patches;
 }
 
 double mean_of(const std::vector<double>& values) {

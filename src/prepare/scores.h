@@ -7,9 +7,9 @@
 //   colourfulness  M of Hasler and Suesstrunk, "Measuring colourfulness in natural images" (2003); mean
 //   noise          Immerkaer, "Fast noise variance estimation" (1996), on the quarter of the picture with the
 //                  least texture, so that detail does not count as noise; median
-//   motion         mean length by which blocks move from a sampled frame to the next (phase correlation);
-//   mean still          share of sampled frames whose motion is below 0.5 % of the width a second duplicates
-//   share of all frames that differ from the one before by less than 0.1 grey levels
+//   motion         mean length by which blocks move from a sampled frame to the next (normalised
+//   correlation); mean still          share of sampled frames whose motion is below 0.5 % of the width a
+//   second duplicates share of all frames that differ from the one before by less than 0.1 grey levels
 #pragma once
 
 #include <cstdint>

@@ -99,6 +99,7 @@ class TestChatServer {
     }
     const ChatReply reply = answer_(requests_++, data.substr(0, head_end), data.substr(head_end + 4));
     std::this_thread::sleep_for(std::chrono::duration<double>(reply.delay));
+    --at_once_;  // before the answer, which lets the client send its next question
     if (!reply.hang_up) {
       const std::string out = "HTTP/1.1 " + std::to_string(reply.status) + " X\r\n" + reply.headers +
                               "Connection: close\r\nContent-Length: " + std::to_string(reply.body.size()) +
@@ -112,7 +113,6 @@ class TestChatServer {
         sent += static_cast<size_t>(part);
       }
     }
-    --at_once_;
   }
 
   Answer answer_;
