@@ -371,7 +371,7 @@ TEST_F(Layouts, InspectSaysWhatAFileIs) {
   write("v.safetensors", damaged);
   const auto misfit = inspect_checkpoint(file("v.safetensors"));
   EXPECT_FALSE(misfit["fits"]);
-  EXPECT_EQ(misfit["missing"], nlohmann::json({"encoder.head.2.bias"}));
+  EXPECT_EQ(misfit["missing"], nlohmann::ordered_json({"encoder.head.2.bias"}));
   EXPECT_EQ(misfit["unexpected"], nlohmann::json({"more"}));
   EXPECT_EQ(misfit["reshaped"][0]["name"], "conv1.bias");
   EXPECT_THAT(describe_checkpoint(misfit), HasSubstr("conv1.bias is [3], expected [32]"));

@@ -16,6 +16,8 @@
 #include <thread>
 #include <vector>
 
+#include "base/error.h"
+
 namespace moga {
 
 struct ChatReply {
@@ -41,8 +43,9 @@ class TestChatServer {
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    ::bind(listener_, reinterpret_cast<sockaddr*>(&address), sizeof(address));
-    ::listen(listener_, 64);
+    MOGA_CHECK(::bind(listener_, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0 &&
+                   ::listen(listener_, 64) == 0,
+               "no port for the test server");
     socklen_t size = sizeof(address);
     ::getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size);
     port_ = ntohs(address.sin_port);
