@@ -303,11 +303,11 @@ struct VideoReader::Impl {
 
   void seek(double target) {
     pending = Pending::kNone;
-    if (!origin && !decode()) {
-      return;
+    if (!origin) {
+      decode();  // tells whether frames carry times; nothing comes if a bare stream without them was read to
+                 // its end
     }
-    // Bare streams carry no times: what their frames have is counted from wherever reading began.
-    if (timed && (opened.input->iformat->flags & AVFMT_NOTIMESTAMPS) == 0) {
+    if (timed && origin) {
       const auto stamp =
           *origin + static_cast<int64_t>(std::floor(target / av_q2d(opened.stream->time_base)));
       const int result = av_seek_frame(opened.input.get(), opened.stream->index, stamp, AVSEEK_FLAG_BACKWARD);
