@@ -68,7 +68,7 @@ std::vector<cv::Mat> joined(int count, const Join& join) {
   const std::vector<cv::Mat> b = pan(2, 40 + count);
   std::vector<cv::Mat> film(a.begin(), a.begin() + 40);
   for (int i = 0; i < count; ++i) {
-    film.push_back(join(a[static_cast<size_t>(40 + i)], b[static_cast<size_t>(i)], (i + 1.0) / (count + 1)));
+    film.push_back(join(a[40 + static_cast<size_t>(i)], b[static_cast<size_t>(i)], (i + 1.0) / (count + 1)));
   }
   film.insert(film.end(), b.begin() + count, b.end());
   return film;
@@ -105,7 +105,7 @@ TEST(Shots, DissolvesHaveTheirExtent) {
     EXPECT_EQ(found[0].kind, BoundaryKind::kDissolve);
     EXPECT_NEAR(static_cast<double>(found[0].begin), 40, 2);
     EXPECT_NEAR(static_cast<double>(found[0].end), 40 + count, 2);
-    EXPECT_NEAR(static_cast<double>(found[0].frame), 40 + count / 2, 2);
+    EXPECT_NEAR(static_cast<double>(found[0].frame), 40 + count / 2.0, 2);
     EXPECT_TRUE(found[0].overlapped());
     EXPECT_TRUE(found[0].gradual);
   }

@@ -91,7 +91,7 @@ Tensor unipc_correct(const FlowSchedule& schedule, const SolverState& state, con
 Tensor unipc_predict(const FlowSchedule& schedule, const SolverState& state, const Tensor& clean) {
   const int64_t i = state.done;
   const Move move(level(schedule, i), level(schedule, i + 1));
-  const Tensor base = move.ratio * state.corrected + move.weight * clean;
+  Tensor base = move.ratio * state.corrected + move.weight * clean;
   if (unipc_order(schedule, i) == 1) {
     return base;
   }
@@ -110,7 +110,7 @@ Tensor solver_step(const FlowSchedule& schedule, SolverState& state, const Tenso
   MOGA_CHECK(state.done >= 0 && state.done < schedule.steps(), "step {} of a schedule of {} steps",
              state.done, schedule.steps());
   const int64_t i = state.done;
-  const Tensor clean = state.x - level(schedule, i) * v;
+  Tensor clean = state.x - level(schedule, i) * v;
   switch (schedule.solver) {
     case Solver::kEuler:
     case Solver::kEulerDiffusers:

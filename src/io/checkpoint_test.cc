@@ -77,7 +77,7 @@ class CheckpointFiles : public testing::Test {
   void TearDown() override { fs::remove_all(folder_); }
 
   fs::path write_archive(const std::string& pickle, const std::map<std::string, std::string>& records) const {
-    const fs::path path = folder_ / "model.pth";
+    fs::path path = folder_ / "model.pth";
     caffe2::serialize::PyTorchStreamWriter writer(path.string());
     writer.writeRecord("data.pkl", pickle.data(), pickle.size());
     for (const auto& [name, bytes] : records) {

@@ -193,7 +193,7 @@ class Reader {
   std::string line() {
     const size_t end = bytes_.find('\n', at_);
     MOGA_CHECK(end != std::string_view::npos && end - at_ < 1000, "{}: the pickle is cut short", file_);
-    const std::string text(bytes_.substr(at_, end - at_));
+    std::string text(bytes_.substr(at_, end - at_));
     at_ = end + 1;
     return text;
   }
