@@ -244,7 +244,7 @@ ChatAnswer ChatClient::ask(const std::string& prompt, const std::vector<std::str
       return {kept["text"], kept.value("prompt_tokens", int64_t{0}), kept.value("answer_tokens", int64_t{0})};
     }
   }
-  const ChatAnswer answer = impl_->ask_until_answered(body);
+  ChatAnswer answer = impl_->ask_until_answered(body);
   const Json kept = {{"text", answer.text},
                      {"prompt_tokens", answer.prompt_tokens},
                      {"answer_tokens", answer.answer_tokens}};

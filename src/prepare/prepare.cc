@@ -149,7 +149,7 @@ class StageRun {
   // The work file of the record's result, made now or in an earlier run.
   fs::path one(VideoRecord record, Footage& footage, int64_t jobs) {
     const bool first = record.id.empty();
-    const fs::path file =
+    fs::path file =
         request_.out / "work" / stage_.name / ((first ? digest(record.path) : record.id) + ".json");
     std::string input = record_to_line(record);
     if (first) {  // a file that was written anew is another video
