@@ -277,7 +277,7 @@ struct Film::Impl {
     const double share = static_cast<double>(step + 1) / static_cast<double>(joint.frames + 1);
     if (joint.kind == BoundaryKind::kFade) {
       const int64_t ramp = (joint.frames - joint.hold) / 2;
-      const cv::Mat plain(kHeight, kWidth, CV_8UC3, cv::Scalar::all(joint.white));
+      cv::Mat plain(kHeight, kWidth, CV_8UC3, cv::Scalar::all(joint.white));
       if (step < ramp) {
         return mix(shot_picture(index, frame), plain,
                    static_cast<double>(step + 1) / static_cast<double>(ramp + 1));

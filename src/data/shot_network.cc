@@ -48,8 +48,9 @@ std::vector<float> ShotNetwork::answers(const std::string& output) const {
 
 void ShotNetwork::run() {
   const auto fill = [&] {
-    const std::vector<int> shape = channels_first_ ? std::vector<int>{1, 3, kFrames, kNetworkHeight, kNetworkWidth}
-                                                   : std::vector<int>{1, kFrames, kNetworkHeight, kNetworkWidth, 3};
+    const std::vector<int> shape = channels_first_
+                                       ? std::vector<int>{1, 3, kFrames, kNetworkHeight, kNetworkWidth}
+                                       : std::vector<int>{1, kFrames, kNetworkHeight, kNetworkWidth, 3};
     input_.create(shape, CV_32F);
     auto* out = input_.ptr<float>();
     constexpr int kPixels = kNetworkWidth * kNetworkHeight;
