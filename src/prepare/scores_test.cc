@@ -141,7 +141,7 @@ TEST(Borders, AreFoundUnderNoiseAndSubtitlesAndDarkScenes) {
   BorderMeter meter;
   for (int i = 0; i < 100; ++i) {
     cv::Mat frame(270, 480, CV_8UC3, cv::Scalar(16, 16, 16));
-    texture(480, 202, 3, static_cast<uint64_t>(i + 1)).copyTo(frame(cv::Rect(0, 34, 480, 202)));
+    texture(480, 202, 3, static_cast<uint64_t>(i) + 1).copyTo(frame(cv::Rect(0, 34, 480, 202)));
     if (i % 3 == 0) {
       frame(cv::Rect(0, 34, 480, 101)).setTo(cv::Scalar(3, 3, 3));  // half of the picture is night
     }

@@ -40,7 +40,7 @@ class Quiet {
 
 class Model : public OnnxModel {
  public:
-  explicit Model(cv::dnn::Net net) : net_(std::move(net)) {}
+  explicit Model(const cv::dnn::Net& net) : net_(net) {}
   std::string run(const cv::Mat& input, const std::string& output, cv::Mat* result) override {
     const Quiet quiet;
     try {
