@@ -2,6 +2,7 @@
 // knows, never generically, so aliases that multiply in a generic walk cost nothing here.
 #include <fmt/format.h>
 #include <yaml-cpp/depthguard.h>
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <cmath>
 #include <functional>
 #include <set>
+#include <sstream>
 
 #include "base/error.h"
 #include "base/text_util.h"
@@ -16,6 +18,22 @@
 
 namespace moga {
 namespace {
+
+// Where the documents of a YAML text begin.
+struct DocumentStarts : YAML::EventHandler {
+  std::vector<int> lines;
+  void OnDocumentStart(const YAML::Mark& mark) override { lines.push_back(mark.line); }
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {
+  }
+  void OnMapEnd() override {}
+};
 
 constexpr size_t kMaxFindings = 500;
 constexpr size_t kQuoteBytes = 60;  // of the user's text in a message
@@ -143,9 +161,15 @@ class Linter {
   }
 
   void load(const std::string& yaml) {
-    std::vector<YAML::Node> documents;
+    YAML::Node first;
+    DocumentStarts starts;
     try {
-      documents = YAML::LoadAll(yaml);
+      first = YAML::Load(yaml);
+      // Not LoadAll: a comma outside of brackets makes it read empty documents for ever.
+      std::istringstream stream(yaml);
+      YAML::Parser parser(stream);
+      while (starts.lines.size() < 2 && parser.HandleNextDocument(starts)) {
+      }
     } catch (const YAML::DeepRecursion&) {
       add(Severity::kError, {}, "the YAML is nested too deeply; a script needs four levels");
       return;
@@ -154,15 +178,15 @@ class Linter {
           "not valid YAML: " + excerpt(e.msg));
       return;
     }
-    if (documents.empty() || !documents[0].IsDefined() || documents[0].IsNull()) {
+    if (!first.IsDefined() || first.IsNull()) {
       add(Severity::kError, {1, 1}, "the script is empty; expected at least 'shots'");
       return;
     }
-    if (documents.size() > 1) {
-      error(documents[1], fmt::format("expected one YAML document, found {}", documents.size()));
+    if (starts.lines.size() > 1) {
+      add(Severity::kError, {starts.lines[1] + 1, 1}, "expected one YAML document, found another");
       return;
     }
-    read_film(documents[0]);
+    read_film(first);
   }
 
   void read_map(const YAML::Node& node, const std::string& what, const Handlers& handlers) {
