@@ -73,7 +73,7 @@ void add_train(CLI::App& app) {
   auto options = std::make_shared<TrainOptions>();
   CLI::App* command =
       app.add_subcommand("train", "Train a model from a YAML config; interrupted runs continue");
-  command->add_option("config", options->config, "Training config (see configs/ and --explain)");
+  command->add_option("config", options->config, "Training config (see examples/training and --explain)");
   command->add_option("--device", options->device, "auto, cpu or cuda")->capture_default_str();
   command->add_flag("--explain", options->explain, "Print every key of the config, its default and meaning");
   command->callback([options] { run_train(*options); });
