@@ -35,10 +35,11 @@ demo: setup ## build the program and make a film: out/demo/film.mp4
 test: build ## build everything and run all tests
 	cd $(BUILD) && ctest --output-on-failure -j $(TEST_JOBS)
 
-bench: build ## build and run the benchmark programs, where there are any
-	@found=0; for program in $(BUILD)/bin/*_bench; do \
-	  [ -x "$$program" ] || continue; found=1; echo "== $$program"; "$$program" || exit 1; \
-	done; [ $$found = 1 ] || echo "This version has no benchmark programs."
+bench: setup ## build the benchmark programs and print their tables
+	@$(MAKE) --no-print-directory $(BUILD)/build.ninja
+	ninja -C $(BUILD) -j $(JOBS) bench_attention bench_step
+	$(BUILD)/bin/bench_attention
+	$(BUILD)/bin/bench_step
 
 format: ## rewrite our C++ files in the house style (clang-format)
 	@command -v clang-format >/dev/null || scripts/setup.sh --dev

@@ -2,18 +2,13 @@
 
 #include "attention/torch_compat.h"
 #include "base/error.h"
+#include "model/row_ops.h"
 
 namespace moga {
 
 namespace {
 
 constexpr int64_t kPatch = 2;  // rows and columns of a patch; one latent frame deep
-
-// norm(x) * (1 + scale) + shift; shift and scale are [B, 1, C].
-torch::Tensor modulated_norm(const torch::Tensor& x_BLC, const torch::Tensor& shift,
-                             const torch::Tensor& scale, double eps) {
-  return torch::addcmul(shift, plain_layer_norm(x_BLC, eps), 1 + scale);
-}
 
 // q, k, v, o projections with q and k normed over the full width, as both attentions of a block have them.
 class AttentionProjections : public torch::nn::Module {
@@ -45,8 +40,8 @@ class SelfAttention : public AttentionProjections {
   }
 
   torch::Tensor forward(const torch::Tensor& x_BLC, const DitPlan& plan, DitTrace* trace) {
-    const torch::Tensor q_LND = apply_rope(split(norm_q_(q_(x_BLC))), plan.rope).flatten(0, 1);
-    const torch::Tensor k_LND = apply_rope(split(norm_k_(k_(x_BLC))), plan.rope).flatten(0, 1);
+    const torch::Tensor q_LND = split(norm_q_->rotated(q_(x_BLC), heads_, plan.rope)).flatten(0, 1);
+    const torch::Tensor k_LND = split(norm_k_->rotated(k_(x_BLC), heads_, plan.rope)).flatten(0, 1);
     const torch::Tensor v_LND = split(v_(x_BLC)).flatten(0, 1);
     Routing routing;
     if (router_) {
