@@ -1,6 +1,6 @@
 #include "model/layers.h"
 
-#include "attention/torch_compat.h"
+#include "model/row_ops.h"
 
 namespace moga {
 
@@ -18,18 +18,11 @@ RmsNormImpl::RmsNormImpl(int64_t width, double eps)
     : weight_(register_parameter("weight", torch::ones({width}))), eps_(eps) {}
 
 torch::Tensor RmsNormImpl::forward(const torch::Tensor& x) {
-#if MOGA_TORCH_AT_LEAST(2, 8)
-  if (x.is_cuda()) {  // one kernel
-    return torch::rms_norm(x.to(weight_.scalar_type()), {x.size(-1)}, weight_, eps_);
-  }
-#endif
-  const torch::Tensor wide = x.scalar_type() == torch::kFloat64 ? x : x.to(torch::kFloat32);
-  const torch::Tensor scale = torch::rsqrt(wide.square().mean(-1, /*keepdim=*/true) + eps_);
-  return (wide * scale).to(x.scalar_type()) * weight_;
+  return norm_rope(x, weight_, eps_, /*heads=*/1, /*table=*/nullptr);
 }
 
-torch::Tensor plain_layer_norm(const torch::Tensor& x, double eps) {
-  return torch::layer_norm(x, {x.size(-1)}, /*weight=*/{}, /*bias=*/{}, eps);
+torch::Tensor RmsNormImpl::rotated(const torch::Tensor& x_BLC, int64_t heads, const RopeTable& table) {
+  return norm_rope(x_BLC, weight_, eps_, heads, &table);
 }
 
 torch::Tensor gelu_tanh(const torch::Tensor& x) {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "model/linear.h"
+#include "model/rope.h"
 
 namespace moga {
 
@@ -28,15 +29,14 @@ class RmsNormImpl : public torch::nn::Module {
  public:
   RmsNormImpl(int64_t width, double eps);
   torch::Tensor forward(const torch::Tensor& x);
+  // The same, and then each of `heads` heads turned by the rotary table. [B, L, C] -> [B, L, C].
+  torch::Tensor rotated(const torch::Tensor& x_BLC, int64_t heads, const RopeTable& table);
 
  private:
   torch::Tensor weight_;
   double eps_;
 };
 TORCH_MODULE(RmsNorm);
-
-// LayerNorm without parameters (biased variance) over the last dimension.
-torch::Tensor plain_layer_norm(const torch::Tensor& x, double eps);
 
 torch::Tensor gelu_tanh(const torch::Tensor& x);
 

@@ -2,6 +2,7 @@
 
 #include "attention/torch_compat.h"
 #include "base/error.h"
+#include "model/row_ops.h"
 
 namespace moga {
 
@@ -9,16 +10,14 @@ namespace {
 
 constexpr int64_t kPatch = 2;  // rows and columns of a patch; one latent frame deep
 
-void note(const DitTrace* trace, const char* name, const torch::Tensor& value) {
-  if (trace != nullptr && trace->observe) {
-    trace->observe(trace->place + name, value);
-  }
+bool observed(const DitTrace* trace) {
+  return trace != nullptr && trace->observe;
 }
 
-// norm(x) * (1 + scale) + shift; shift and scale are [B, 1, C].
-torch::Tensor modulated_norm(const torch::Tensor& x_BLC, const torch::Tensor& shift,
-                             const torch::Tensor& scale, double eps) {
-  return torch::addcmul(shift, plain_layer_norm(x_BLC, eps), 1 + scale);
+void note(const DitTrace* trace, const char* name, const torch::Tensor& value) {
+  if (observed(trace)) {
+    trace->observe(trace->place + name, value);
+  }
 }
 
 // q, k, v, o projections with q and k normed over the full width, as both attentions of a block have them.
@@ -51,14 +50,16 @@ class SelfAttention : public AttentionProjections {
   }
 
   torch::Tensor forward(const torch::Tensor& x_BLC, const DitPlan& plan, DitTrace* trace) {
-    const torch::Tensor q_BLC = norm_q_(q_(x_BLC));
-    const torch::Tensor k_BLC = norm_k_(k_(x_BLC));
-    const torch::Tensor q_LND = apply_rope(split(q_BLC), plan.rope).flatten(0, 1);
-    const torch::Tensor k_LND = apply_rope(split(k_BLC), plan.rope).flatten(0, 1);
+    const torch::Tensor q_BLC = q_(x_BLC);
+    const torch::Tensor k_BLC = k_(x_BLC);
+    const torch::Tensor q_LND = split(norm_q_->rotated(q_BLC, heads_, plan.rope)).flatten(0, 1);
+    const torch::Tensor k_LND = split(norm_k_->rotated(k_BLC, heads_, plan.rope)).flatten(0, 1);
     const torch::Tensor v_LND = split(v_(x_BLC)).flatten(0, 1);
     note(trace, "self_attn.in", x_BLC);
-    note(trace, "self_attn.q_norm", q_BLC);
-    note(trace, "self_attn.k_norm", k_BLC);
+    if (observed(trace)) {  // what the rotation is fused with
+      note(trace, "self_attn.q_norm", norm_q_(q_BLC));
+      note(trace, "self_attn.k_norm", norm_k_(k_BLC));
+    }
     note(trace, "self_attn.v", v_LND);
     note(trace, "self_attn.q_rope", q_LND);
     note(trace, "self_attn.k_rope", k_LND);

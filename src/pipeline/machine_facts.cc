@@ -12,6 +12,7 @@
 
 #include "base/text_util.h"
 #include "base/threads.h"
+#include "kernels/cpu/grouped_attention_cpu.h"
 #include "pipeline/machine_rate.h"
 #include "pipeline/machine_report.h"
 
@@ -115,6 +116,7 @@ void read_cpuinfo(std::string_view cpuinfo, MachineFacts& facts) {
 MachineFacts gather_machine_facts(double seconds) {
   MachineFacts facts;
   read_cpuinfo(read_proc("/proc/cpuinfo"), facts);
+  facts.kernel_target = cpu::attention_target();
   facts.cores = thread_count();
   facts.openmp_threads = omp_get_max_threads();
   facts.torch_threads = at::get_num_threads();
