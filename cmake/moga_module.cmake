@@ -11,9 +11,17 @@ endfunction()
 # libtorch's headers cost twenty seconds a compilation even when they are precompiled (templates are instantiated anew),
 # whatever the size of the file; so a folder's files are compiled several at once. Names in their unnamed namespaces must
 # differ for that.
-function(moga_torch_sources target)
-  target_precompile_headers(${target} REUSE_FROM moga_torch_pch)
+function(moga_torch_sources target header)
+  target_precompile_headers(${target} REUSE_FROM ${header})
   set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
+endfunction()
+
+# The precompiled header itself, made once for all that is compiled with the same flags.
+function(moga_torch_header name)
+  add_library(${name} OBJECT ${PROJECT_SOURCE_DIR}/src/base/torch_pch.cpp)
+  target_link_libraries(${name} PUBLIC moga_torch)
+  target_precompile_headers(${name} PRIVATE <torch/torch.h> <algorithm> <map> <string> <vector>)
+  moga_flags(${name})
 endfunction()
 
 function(moga_module name)
@@ -32,7 +40,7 @@ function(moga_module name)
     add_library(moga_${name} STATIC ${sources})
     moga_flags(moga_${name})
     if(M_TORCH)
-      moga_torch_sources(moga_${name})
+      moga_torch_sources(moga_${name} moga_torch_pch)
     endif()
   else()
     set(kind INTERFACE)
@@ -45,13 +53,17 @@ function(moga_module name)
   endif()
 endfunction()
 
+# Test programs are not optimised: what they call is, and GoogleTest's macros cost the optimiser more than they are worth.
+set(MOGA_TEST_FLAGS $<$<CONFIG:Release>:-O0>)
+
 # moga_test(NAME SOURCES ... DEPS ... [TORCH ON|OFF]): one GoogleTest program, each case a ctest entry.
 function(moga_test name)
   cmake_parse_arguments(T "" "TORCH" "SOURCES;DEPS" ${ARGN})
   add_executable(${name} ${T_SOURCES})
   moga_flags(${name})
+  target_compile_options(${name} PRIVATE ${MOGA_TEST_FLAGS})
   if(T_TORCH)
-    moga_torch_sources(${name})
+    moga_torch_sources(${name} moga_test_pch)
   endif()
   target_link_libraries(${name} PRIVATE ${T_DEPS} GTest::gmock GTest::gtest GTest::gtest_main)
   target_compile_definitions(${name} PRIVATE MOGA_SOURCE_DIR="${PROJECT_SOURCE_DIR}"

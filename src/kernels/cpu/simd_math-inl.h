@@ -22,8 +22,8 @@ using F = HWY_FULL(float);
 using V = hn::Vec<F>;
 constexpr size_t kLanes = hn::MaxLanes(F());
 
-// 2^x for x <= 0 (NaN stays NaN, below -127 it is 0), relative error 8e-8 + rounding.
-HWY_INLINE V exp2_nonpositive(V x) {
+// 2^x for x up to 127 (NaN stays NaN, below -127 it is 0), relative error 8e-8 + rounding.
+HWY_INLINE V exp2_in_range(V x) {
   const F d;
   const hn::RebindToSigned<F> di;
   // Adding 1.5 * 2^23 leaves the nearest whole number in the low bits of the sum; 127 more make it the biased
