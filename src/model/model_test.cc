@@ -78,10 +78,12 @@ TEST(WanDit, RecomputedBlocksGiveTheSameGradients) {
     const auto [loss, kept] = loss_and_gradients(dit, false, autocast);
     const auto [again, recomputed] = loss_and_gradients(dit, true, autocast);
     EXPECT_EQ(loss.item<float>(), again.item<float>());
+    // The gradient of what several blocks share is summed in another order, in its own type.
+    const double tolerance = autocast ? 0.01 : 1e-5;
     for (const auto& [name, gradient] : kept) {
       const double size = gradient.norm().item<double>();
       EXPECT_GT(size, 0) << name;
-      EXPECT_LE((gradient - recomputed.at(name)).norm().item<double>(), 1e-5 * size) << name;
+      EXPECT_LE((gradient - recomputed.at(name)).norm().item<double>(), tolerance * size) << name;
     }
   }
 }
