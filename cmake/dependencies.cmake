@@ -1,5 +1,6 @@
 # Everything comes from the distribution (see scripts/setup.sh) or from CMAKE_PREFIX_PATH.
 find_package(Torch REQUIRED)
+include(cuda)
 find_package(OpenMP REQUIRED COMPONENTS CXX)
 find_package(fmt REQUIRED)
 find_package(hwy REQUIRED)

@@ -6,6 +6,11 @@
 #include "attention/torch_compat.h"
 #include "base/error.h"
 
+#ifdef MOGA_TORCH_CUDA
+#include <c10/cuda/CUDAGraphsC10Utils.h>
+#include <cuda_runtime_api.h>
+#endif
+
 namespace moga {
 
 using torch::Tensor;
@@ -27,107 +32,243 @@ bool can_fuse_attention(const Tensor& q_LND, const Tensor& k_KND, const Groups& 
 #if MOGA_TORCH_AT_LEAST(2, 7)
 namespace {
 
-// One side of the groups as the kernel wants it.
-struct Side {
-  Tensor index;
-  IndexOrder order;
-  int64_t tokens;
+// 90 for compute capability 9.0; 0 where this build cannot ask.
+int device_capability(torch::Device device) {
+#ifdef MOGA_TORCH_CUDA
+  int major = 0;
+  int minor = 0;
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device.index());
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device.index());
+  return 10 * major + minor;
+#else
+  (void)device;
+  return 0;
+#endif
+}
 
-  bool covers() const { return order != IndexOrder::kAny && index.numel() == tokens; }
-  bool in_order() const { return covers() && order == IndexOrder::kIdentity; }
+bool recording_graph() {
+#ifdef MOGA_TORCH_CUDA
+  return c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
+#else
+  return true;  // unknown, so the careful answer
+#endif
+}
 
-  // [tokens, ...] -> [slots, ...]
-  Tensor gather(const Tensor& x) const { return in_order() ? x : x.index_select(0, index); }
-
-  // The reverse, adding where a token has several slots and zero where it has none.
-  Tensor scatter(const Tensor& x) const {
-    if (in_order()) {
-      return x;
-    }
-    auto sizes = x.sizes().vec();
-    sizes[0] = tokens;
-    if (covers()) {
-      return torch::empty(sizes, x.options()).index_copy_(0, index, x);
-    }
-    return torch::zeros(sizes, x.options().dtype(torch::kFloat32))
-        .index_add_(0, index, x.to(torch::kFloat32))
-        .to(x.scalar_type());
-  }
+// The segments of one part, and who attends in them. Kept from the forward to the backward pass.
+struct FusedPart {
+  SlotSide q;
+  SlotSide kv;
+  DeviceOffsets offsets;
+  int64_t segments = 0;
+  Tensor row_scale_L;  // detached; or undefined
+  double factor = 1;
+  FusedBackend backend = FusedBackend::kFlash;
 };
+
+FusedPart prepare_fused(const AttentionPart& part, const Tensor& q_LND, const Tensor& k_KND, bool backward) {
+  const Groups& groups = *part.groups;
+  FusedPart p;
+  p.q = q_slot_side(groups, q_LND.size(0));
+  p.kv = kv_slot_side(groups, k_KND.size(0));
+  p.offsets = device_offsets(groups, q_LND.device());
+  p.segments = groups.segments();
+  p.row_scale_L = part.row_scale_L.defined() ? part.row_scale_L.detach() : Tensor();
+  p.factor = part.factor;
+  FusedCase c;
+  c.heads = q_LND.size(1);
+  c.head_size = q_LND.size(2);
+  c.segments = p.segments;
+  c.longest_q = p.offsets.longest_q;
+  c.longest_kv = p.offsets.longest_kv;
+  c.equal = p.offsets.equal;
+  c.self = groups.q_offsets.is_same(groups.kv_offsets);
+  c.backward = backward;
+  c.capturing = recording_graph();
+  c.capability = device_capability(q_LND.device());
+  c.cudnn = at::globalContext().hasCuDNN() && at::globalContext().userEnabledCuDNNSDP();
+  const auto forced = forced_backend();
+  p.backend = forced && can_serve(*forced, c) ? *forced : choose_backend(c);
+  return p;
+}
+
+// Outputs of all slots before the row scale, and what the backward pass wants of the forward pass.
+struct FusedSlots {
+  Tensor out_SND;
+  Tensor lse;  // as the backend lays it out
+  Tensor random, unused;
+};
+
+// [slots, N, D] -> [segments, N, length, D], a view.
+Tensor as_batch(const Tensor& x_SND, int64_t segments) {
+  return x_SND.unflatten(0, {segments, x_SND.size(0) / segments}).transpose(1, 2);
+}
+
+Tensor from_batch(const Tensor& x_SNlD) {
+  return x_SNlD.transpose(1, 2).flatten(0, 1);
+}
+
+FusedSlots attend(const FusedPart& part, const Tensor& q, const Tensor& k, const Tensor& v, double scale,
+                  bool want_lse) {
+  const DeviceOffsets& o = part.offsets;
+  const compat::Optional<Tensor> none;
+  if (part.backend == FusedBackend::kFlash) {
+    auto [out, lse, random, unused, mask] =
+        at::_flash_attention_forward(q, k, v, o.q, o.kv, o.longest_q, o.longest_kv, /*dropout_p=*/0.0,
+                                     /*is_causal=*/false, /*return_debug_mask=*/false, scale);
+    return {out, lse, random, unused};
+  }
+  const bool dense = part.backend == FusedBackend::kCudnnDense;
+  const auto shape = [&](const Tensor& x) { return dense ? as_batch(x, part.segments) : x; };
+  auto result = at::_cudnn_attention_forward(shape(q), shape(k), shape(v), none,
+                                             dense ? none : compat::Optional<Tensor>(o.q),
+                                             dense ? none : compat::Optional<Tensor>(o.kv), o.longest_q,
+                                             o.longest_kv, want_lse, 0.0, false, false, scale);
+  const Tensor& out = std::get<0>(result);
+  return {dense ? from_batch(out) : out, std::get<1>(result), std::get<6>(result), std::get<7>(result)};
+}
+
+// Gradients of q, k and v of all slots.
+std::array<Tensor, 3> attend_backward(const FusedPart& part, const Tensor& g_SND, const Tensor& q,
+                                      const Tensor& k, const Tensor& v, const FusedSlots& kept,
+                                      double scale) {
+  const DeviceOffsets& o = part.offsets;
+  if (part.backend == FusedBackend::kFlash) {
+    auto [dq, dk, dv] =
+        at::_flash_attention_backward(g_SND.contiguous(), q, k, v, kept.out_SND, kept.lse, o.q, o.kv,
+                                      o.longest_q, o.longest_kv, 0.0, false, kept.random, kept.unused, scale);
+    return {dq, dk, dv};
+  }
+  const bool dense = part.backend == FusedBackend::kCudnnDense;
+  const auto shape = [&](const Tensor& x) { return dense ? as_batch(x, part.segments) : x; };
+  auto [dq, dk, dv] = at::_cudnn_attention_backward(
+      shape(g_SND.contiguous()), shape(q), shape(k), shape(v), shape(kept.out_SND), kept.lse, kept.random,
+      kept.unused, /*attn_bias=*/Tensor(), dense ? Tensor() : o.q, dense ? Tensor() : o.kv, o.longest_q,
+      o.longest_kv, 0.0, false, scale);
+  return dense ? std::array<Tensor, 3>{from_batch(dq), from_batch(dk), from_batch(dv)}
+               : std::array<Tensor, 3>{dq, dk, dv};
+}
+
+// The backend's log-sum-exp as [slots, N], -inf where the segment has no keys.
+Tensor lse_of_slots(const FusedPart& part, const FusedSlots& slots) {
+  switch (part.backend) {
+    case FusedBackend::kFlash: {  // [N, slots], +inf without keys
+      constexpr double kInfinity = std::numeric_limits<double>::infinity();
+      const Tensor lse_SN = slots.lse.transpose(0, 1);
+      return lse_SN.masked_fill(lse_SN.eq(kInfinity), -kInfinity);
+    }
+    case FusedBackend::kCudnnVarlen:  // [slots, N, 1]
+      return slots.lse.reshape({slots.out_SND.size(0), slots.out_SND.size(1)});
+    case FusedBackend::kCudnnDense:  // [segments, N, length] or [segments, N, length, 1]
+      return slots.lse.reshape({part.segments, slots.out_SND.size(1), -1}).transpose(1, 2).flatten(0, 1);
+  }
+  fail("fused attention: unknown backend");
+}
+
+struct FusedPartsHolder : torch::CustomClassHolder {
+  std::vector<FusedPart> parts;
+};
+
+constexpr size_t kSavedAPart = 4;
 
 class FusedAttention : public torch::autograd::Function<FusedAttention> {
  public:
+  // scales_PL: the row scales of those parts that have one, in their order, for autograd, which does not look
+  // into the parts.
   static variable_list forward(AutogradContext* ctx, const Tensor& q_LND, const Tensor& k_KND,
-                               const Tensor& v_KND, const compat::Optional<Tensor>& row_scale,
-                               const Groups& groups, double scale) {
-    const Side q_side{groups.q_index, groups.q_order, q_LND.size(0)};
-    const Side kv_side{groups.kv_index, groups.kv_order, k_KND.size(0)};
-    const DeviceOffsets offsets = device_offsets(groups, q_LND.device());
-    const auto [out_SND, lse_NS, random, unused, mask] = at::_flash_attention_forward(
-        q_side.gather(q_LND), kv_side.gather(k_KND), kv_side.gather(v_KND), offsets.q, offsets.kv,
-        offsets.longest_q, offsets.longest_kv, /*dropout_p=*/0.0, /*is_causal=*/false,
-        /*return_debug_mask=*/false, scale);
-    Tensor scaled_SND = out_SND;
-    if (row_scale.has_value()) {
-      scaled_SND = out_SND * q_side.gather(*row_scale).to(out_SND.scalar_type()).view({-1, 1, 1});
+                               const Tensor& v_KND, const compat::Optional<Tensor>& scales_PL,
+                               const std::vector<AttentionPart>* all, double scale, bool want_lse,
+                               bool keep) {
+    RECORD_USER_SCOPE("moga::fused_attention");
+    auto holder = c10::make_intrusive<FusedPartsHolder>();
+    const bool single = all->size() == 1;
+    Tensor out_LND = single ? Tensor() : torch::empty(q_LND.sizes(), q_LND.options());
+    Tensor lse_SN;
+    variable_list saved = {q_LND, k_KND, v_KND};
+    for (size_t i = 0; i < all->size(); ++i) {
+      holder->parts.push_back(prepare_fused((*all)[i], q_LND, k_KND, keep));
+      const FusedPart& part = holder->parts.back();
+      FusedSlots slots;
+      {
+        const auto rows = gather_slots({{q_LND, &part.q}, {k_KND, &part.kv}, {v_KND, &part.kv}});
+        slots = attend(part, rows[0], rows[1], rows[2], scale, want_lse || keep);
+      }
+      out_LND = scatter_slots(slots.out_SND, part.q, part.row_scale_L, part.factor, out_LND, i > 0);
+      if (want_lse && i == 0) {
+        lse_SN = lse_of_slots(part, slots);
+      }
+      if (keep) {
+        saved.insert(saved.end(), {slots.out_SND, slots.lse, slots.random, slots.unused});
+      }
     }
-    ctx->save_for_backward({q_LND, k_KND, v_KND, row_scale.has_value() ? *row_scale : Tensor(),
-                            groups.q_index, groups.kv_index, out_SND, lse_NS, offsets.q, offsets.kv, random,
-                            unused});
-    ctx->saved_data["longest_q"] = offsets.longest_q;
-    ctx->saved_data["longest_kv"] = offsets.longest_kv;
-    ctx->saved_data["q_order"] = static_cast<int64_t>(groups.q_order);
-    ctx->saved_data["kv_order"] = static_cast<int64_t>(groups.kv_order);
-    ctx->saved_data["scale"] = scale;
-    const Tensor lse_SN = lse_NS.transpose(0, 1);
+    if (keep) {
+      ctx->save_for_backward(saved);
+      ctx->saved_data["parts"] = torch::IValue::make_capsule(std::move(holder));
+      ctx->saved_data["scale"] = scale;
+      if (scales_PL.has_value()) {
+        ctx->saved_data["scales_type"] = scales_PL->scalar_type();
+      }
+    }
+    if (!want_lse) {
+      return {out_LND};
+    }
     ctx->mark_non_differentiable({lse_SN});
-    return {q_side.scatter(scaled_SND), lse_SN};
+    return {out_LND, lse_SN};
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     MOGA_CHECK(!torch::GradMode::is_enabled(), "grouped_attention has no second derivative (create_graph)");
+    variable_list result(8);  // one for each argument of forward()
     if (!grads[0].defined()) {
-      return variable_list(6);
+      return result;
     }
     const auto saved = ctx->get_saved_variables();
-    const Tensor &q_LND = saved[0], &k_KND = saved[1], &v_KND = saved[2], &row_scale_L = saved[3];
-    const Tensor &out_SND = saved[6], &lse_NS = saved[7];
-    const auto order = [&](const char* name) {
-      return static_cast<IndexOrder>(ctx->saved_data[name].toInt());
-    };
-    const Side q_side{saved[4], order("q_order"), q_LND.size(0)};
-    const Side kv_side{saved[5], order("kv_order"), k_KND.size(0)};
-    Tensor g_SND = q_side.gather(grads[0]).to(out_SND.scalar_type());
-    Tensor row_scale_grad;
-    if (row_scale_L.defined()) {
-      // forward: out = row_scale * o
-      const Tensor product_S = (g_SND * out_SND).sum({1, 2}, /*keepdim=*/false, torch::kFloat32);
-      row_scale_grad = q_side.scatter(product_S).to(row_scale_L.scalar_type());
-      g_SND = g_SND * q_side.gather(row_scale_L).to(g_SND.scalar_type()).view({-1, 1, 1});
+    const auto holder =
+        c10::static_intrusive_pointer_cast<FusedPartsHolder>(ctx->saved_data["parts"].toCapsule());
+    const double scale = ctx->saved_data["scale"].toDouble();
+    variable_list scale_grads;
+    for (size_t i = 0; i < holder->parts.size(); ++i) {
+      const FusedPart& part = holder->parts[i];
+      const Tensor* own = saved.data() + 3 + kSavedAPart * i;
+      const FusedSlots kept = {own[0], own[1], own[2], own[3]};
+      const SlotGradient g =
+          scatter_slots_gradient(grads[0], kept.out_SND, part.q, part.row_scale_L, part.factor);
+      if (g.row_scale_L.defined()) {
+        scale_grads.push_back(g.row_scale_L);
+      }
+      const auto rows = gather_slots({{saved[0], &part.q}, {saved[1], &part.kv}, {saved[2], &part.kv}});
+      const auto slot_grads = attend_backward(part, g.x_SND, rows[0], rows[1], rows[2], kept, scale);
+      for (size_t j = 0; j < 3; ++j) {
+        result[j] = scatter_slots(slot_grads[j], j == 0 ? part.q : part.kv, {}, 1, result[j], i > 0);
+      }
     }
-    const auto [dq, dk, dv] = at::_flash_attention_backward(
-        g_SND.contiguous(), q_side.gather(q_LND), kv_side.gather(k_KND), kv_side.gather(v_KND), out_SND,
-        lse_NS, saved[8], saved[9], ctx->saved_data["longest_q"].toInt(),
-        ctx->saved_data["longest_kv"].toInt(), 0.0, false, saved[10], saved[11],
-        ctx->saved_data["scale"].toDouble());
-    return {q_side.scatter(dq), kv_side.scatter(dk), kv_side.scatter(dv), row_scale_grad, Tensor(), Tensor()};
+    if (!scale_grads.empty()) {
+      result[3] = torch::stack(scale_grads).to(ctx->saved_data["scales_type"].toScalarType());
+    }
+    return result;
   }
 };
 
 }  // namespace
 
-AttentionOutput fused_attention(const Tensor& q_LND, const Tensor& k_KND, const Tensor& v_KND,
-                                const Groups& groups, const Tensor& row_scale_L, double scale) {
-  const auto row_scale =
-      row_scale_L.defined() ? compat::Optional<Tensor>(row_scale_L) : compat::Optional<Tensor>();
-  const auto outputs = FusedAttention::apply(q_LND, k_KND, v_KND, row_scale, groups, scale);
-  // The kernel writes +inf for a segment without keys.
-  constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  return {outputs[0], outputs[1].masked_fill(outputs[1].eq(kInfinity), -kInfinity)};
+FusedOutput fused_attention(const Tensor& q_LND, const Tensor& k_KND, const Tensor& v_KND,
+                            const std::vector<AttentionPart>& parts, double scale, bool want_lse) {
+  variable_list scales;
+  for (const AttentionPart& part : parts) {
+    if (part.row_scale_L.defined()) {
+      scales.push_back(part.row_scale_L);
+    }
+  }
+  const auto scales_PL =
+      scales.empty() ? compat::Optional<Tensor>() : compat::Optional<Tensor>(torch::stack(scales));
+  const bool wants = q_LND.requires_grad() || k_KND.requires_grad() || v_KND.requires_grad() ||
+                     (scales_PL.has_value() && scales_PL->requires_grad());
+  const auto outputs = FusedAttention::apply(q_LND, k_KND, v_KND, scales_PL, &parts, scale, want_lse,
+                                             wants && torch::GradMode::is_enabled());
+  return {outputs[0], want_lse ? outputs[1] : Tensor()};
 }
 #else
-AttentionOutput fused_attention(const Tensor&, const Tensor&, const Tensor&, const Groups&, const Tensor&,
-                                double) {
+FusedOutput fused_attention(const Tensor&, const Tensor&, const Tensor&, const std::vector<AttentionPart>&,
+                            double, bool) {
   fail("this libtorch has no fused attention");
 }
 #endif

@@ -1,9 +1,12 @@
-// grouped_attention on a GPU through libtorch's fused attention over segments of different lengths: gather by
-// index, one kernel over all segments, scatter with the row scale. Nothing in it waits for the device.
+// grouped_attention on a GPU through libtorch's fused attention kernels: gather by index, one kernel over all
+// segments, scatter with the row scale. Nothing in it waits for the device.
 #pragma once
 
 #include <torch/torch.h>
 
+#include <vector>
+
+#include "attention/fused_backend.h"
 #include "attention/grouped_attention.h"
 
 namespace moga {
@@ -12,10 +15,17 @@ namespace moga {
 // 8. Everything else takes the batched path.
 bool can_fuse_attention(const torch::Tensor& q_LND, const torch::Tensor& k_KND, const Groups& groups);
 
-// As grouped_attention, of checked arguments. Sums over segments that share a token are float32 atomics, so
-// their last bits differ between runs.
-AttentionOutput fused_attention(const torch::Tensor& q_LND, const torch::Tensor& k_KND,
-                                const torch::Tensor& v_KND, const Groups& groups,
-                                const torch::Tensor& row_scale_L, double scale);
+struct FusedOutput {
+  torch::Tensor out_LND;
+  torch::Tensor lse_QN;  // undefined unless asked for
+};
+
+// The sum over the parts of factor * attention, of checked arguments, each part added where it is scattered.
+// With `want_lse` of the first part. Built with src/kernels/cuda, the same inputs give the same bits;
+// without, sums over segments that share a token are float32 atomics. (Gradients are as the backend's, see
+// fused_backend.h: flash attention's dq is summed by atomics.)
+FusedOutput fused_attention(const torch::Tensor& q_LND, const torch::Tensor& k_KND,
+                            const torch::Tensor& v_KND, const std::vector<AttentionPart>& parts, double scale,
+                            bool want_lse);
 
 }  // namespace moga

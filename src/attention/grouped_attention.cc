@@ -9,6 +9,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -337,7 +338,9 @@ AttentionOutput grouped_attention(const Tensor& q_LND, const Tensor& k_KND, cons
   check_inputs(q_LND, k_KND, v_KND, groups, row_scale_L);
   const double factor = scale.value_or(default_scale(q_LND));
   if (can_fuse_attention(q_LND, k_KND, groups)) {
-    return fused_attention(q_LND, k_KND, v_KND, groups, row_scale_L, factor);
+    const auto result =
+        fused_attention(q_LND, k_KND, v_KND, {{&groups, row_scale_L, 1.0}}, factor, /*want_lse=*/true);
+    return {result.out_LND, result.lse_QN};
   }
   if (can_run_cpu_attention(q_LND)) {
     const auto result = cpu_attention(q_LND, k_KND, v_KND, {{&groups, row_scale_L, 1.0}}, factor);
@@ -354,6 +357,12 @@ Tensor summed_attention(const Tensor& q_LND, const Tensor& k_KND, const Tensor& 
   }
   if (!compat::autocast_type(q_LND.device()) && can_run_cpu_attention(q_LND)) {
     return cpu_attention(q_LND, k_KND, v_KND, parts, default_scale(q_LND)).out_LND;
+  }
+  const bool fused = std::all_of(parts.begin(), parts.end(), [&](const AttentionPart& part) {
+    return can_fuse_attention(q_LND, k_KND, *part.groups);
+  });
+  if (!compat::autocast_type(q_LND.device()) && fused) {
+    return fused_attention(q_LND, k_KND, v_KND, parts, default_scale(q_LND), /*want_lse=*/false).out_LND;
   }
   Tensor sum;
   for (const AttentionPart& part : parts) {

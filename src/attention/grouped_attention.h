@@ -36,8 +36,8 @@ struct AttentionPart {
   double factor = 1.0;
 };
 
-// The sum over the parts of factor * grouped_attention(q, k, v, groups, row_scale), on CPUs accumulated
-// straight into one output. The rest as grouped_attention.
+// The sum over the parts of factor * grouped_attention(q, k, v, groups, row_scale), accumulated straight into
+// one output by the kernels of CPUs and GPUs. The rest as grouped_attention.
 torch::Tensor summed_attention(const torch::Tensor& q_LND, const torch::Tensor& k_KND,
                                const torch::Tensor& v_KND, const std::vector<AttentionPart>& parts);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "attention/device_kernels.h"
 #include "attention/segment_plan.h"
 #include "attention/torch_compat.h"
 #include "attention/upload.h"
@@ -80,6 +81,11 @@ IndexOrder index_order(const std::vector<int64_t>& index) {
 // Stable order of the samples' tokens by group, and where the groups start: a counting sort, in which a
 // token's place in its group is the number of the group's tokens before it. Never leaves the device.
 std::pair<torch::Tensor, torch::Tensor> counting_sort(const torch::Tensor& ids_BL, int64_t group_count) {
+  if constexpr (kHaveDeviceKernels) {
+    if (ids_BL.is_cuda() && device_sorts(group_count)) {
+      return device_sort(ids_BL, group_count);
+    }
+  }
   const auto one_hot_BLM = ids_BL.unsqueeze(2).eq(torch::arange(group_count, ids_BL.options()));
   const auto running_BLM = one_hot_BLM.cumsum(1, torch::kInt32);
   const auto ends = running_BLM.select(1, -1).flatten().cumsum(0, torch::kInt64);

@@ -1,8 +1,49 @@
 #include "attention/router.h"
 
+#include "attention/device_kernels.h"
 #include "base/error.h"
 
 namespace moga {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// Softmax, argmax and its probability in one kernel; probs_LM, ids_L, top_L as device_route() gives them.
+class DeviceRouting : public torch::autograd::Function<DeviceRouting> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const torch::Tensor& scores_LM) {
+    if constexpr (kHaveDeviceKernels) {
+      auto [probs_LM, ids_L, top_L] = device_route(scores_LM);
+      ctx->save_for_backward({probs_LM, ids_L});
+      ctx->saved_data["type"] = scores_LM.scalar_type();
+      ctx->mark_non_differentiable({ids_L});
+      return {probs_LM, ids_L, top_L};
+    }
+    fail("this build has no GPU kernels");
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const torch::Tensor &probs_LM = saved[0], &ids_L = saved[1];
+    // forward: top = probs[id], so its gradient joins that of the probabilities
+    torch::Tensor g_LM = grads[0].defined() ? grads[0] : torch::zeros_like(probs_LM);
+    if (grads[2].defined()) {
+      g_LM = g_LM.scatter_add(1, ids_L.unsqueeze(1), grads[2].unsqueeze(1));
+    }
+    // forward: probs = softmax(scores)
+    const torch::Tensor scores_grad = probs_LM * (g_LM - (g_LM * probs_LM).sum(-1, /*keepdim=*/true));
+    return {scores_grad.to(ctx->saved_data["type"].toScalarType())};
+  }
+};
+
+bool routes_on_device(const torch::Tensor& scores_LM) {
+  constexpr int64_t kMostGroups = 64;  // a thread reads all scores of its token
+  return kHaveDeviceKernels && scores_LM.is_cuda() && scores_LM.scalar_type() != torch::kFloat64 &&
+         scores_LM.size(1) <= kMostGroups;
+}
+
+}  // namespace
 
 RouterImpl::RouterImpl(int64_t width, int64_t group_count) : group_count_(group_count) {
   MOGA_CHECK(width > 0 && group_count > 0,
@@ -20,6 +61,10 @@ Routing RouterImpl::forward(const torch::Tensor& x_LC) {
              fmt::join(x_LC.sizes(), " x "));
   Routing routing;
   const torch::Tensor scores_LM = linear->forward(x_LC);
+  if (routes_on_device(scores_LM)) {
+    const auto outputs = DeviceRouting::apply(scores_LM);
+    return {outputs[0], outputs[1], outputs[2]};
+  }
   // Half precision cannot tell close groups apart; the softmax is M values a token, so float32 costs nothing.
   const auto wide = scores_LM.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
   routing.probs_LM = torch::softmax(scores_LM.to(wide), -1);

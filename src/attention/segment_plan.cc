@@ -86,6 +86,10 @@ int64_t longest_segment(const torch::Tensor& offsets) {
   return lengths.numel() == 0 ? 0 : lengths.max().item<int64_t>();
 }
 
+bool all_of_length(const torch::Tensor& offsets, int64_t length) {
+  return length > 0 && offsets[-1].item<int64_t>() == (offsets.numel() - 1) * length;
+}
+
 DeviceOffsets make_offsets(const Groups& groups, torch::Device device) {
   const auto move = [&](const torch::Tensor& offsets) { return upload(offsets.to(torch::kInt32), device); };
   const bool on_host = groups.q_offsets.is_cpu();
@@ -94,6 +98,8 @@ DeviceOffsets make_offsets(const Groups& groups, torch::Device device) {
   result.kv = groups.kv_offsets.is_same(groups.q_offsets) ? result.q : move(groups.kv_offsets);
   result.longest_q = on_host ? longest_segment(groups.q_offsets) : *groups.longest;
   result.longest_kv = on_host ? longest_segment(groups.kv_offsets) : *groups.longest;
+  result.equal = on_host && all_of_length(groups.q_offsets, result.longest_q) &&
+                 all_of_length(groups.kv_offsets, result.longest_kv);
   return result;
 }
 
@@ -115,7 +121,36 @@ void fit_cache(SegmentPlanCache& cache, const Groups& groups, int64_t heads, tor
   }
 }
 
+SlotSide slot_side(const torch::Tensor& index, IndexOrder order, int64_t tokens, SegmentPlanCache* cache,
+                   CachedInverse SegmentPlanCache::*member) {
+  SlotSide side{index, order, tokens};
+  if (side.covers()) {
+    return side;
+  }
+  if (cache == nullptr) {
+    side.inverse = invert_index(index, tokens);
+    return side;
+  }
+  const std::lock_guard<std::mutex> lock(cache->mutex);
+  CachedInverse& cached = cache->*member;
+  if (!cached.index.defined() || !cached.index.is_same(index) || cached.tokens != tokens) {
+    cached = {index, tokens, invert_index(index, tokens)};
+  }
+  side.inverse = cached.inverse;
+  return side;
+}
+
 }  // namespace
+
+SlotSide q_slot_side(const Groups& groups, int64_t tokens) {
+  return slot_side(groups.q_index, groups.q_order, tokens, groups.plan_cache.get(),
+                   &SegmentPlanCache::q_inverse);
+}
+
+SlotSide kv_slot_side(const Groups& groups, int64_t tokens) {
+  return slot_side(groups.kv_index, groups.kv_order, tokens, groups.plan_cache.get(),
+                   &SegmentPlanCache::kv_inverse);
+}
 
 std::shared_ptr<const SegmentPlan> segment_plan(const Groups& groups, int64_t heads, torch::Device device) {
   if (!groups.plan_cache) {

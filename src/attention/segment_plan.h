@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "attention/groups.h"
+#include "attention/slot_rows.h"
 #include "kernels/cpu/grouped_attention_cpu.h"
 
 namespace moga {
@@ -45,6 +46,14 @@ struct DeviceOffsets {
   torch::Tensor kv;  // [S + 1] int32
   int64_t longest_q = 0;
   int64_t longest_kv = 0;
+  bool equal = false;  // known to be: every segment has longest_q queries and longest_kv keys
+};
+
+// An inverse and what it was made for.
+struct CachedInverse {
+  torch::Tensor index;
+  int64_t tokens = 0;
+  SlotInverse inverse;
 };
 
 struct SegmentPlanCache {
@@ -61,6 +70,8 @@ struct SegmentPlanCache {
   cpu::AttentionShape cpu_shape;
   int64_t heads = 0;
   torch::Device device = torch::kCPU;
+  CachedInverse q_inverse;
+  CachedInverse kv_inverse;
 };
 
 // From the cache of `groups` where it has one. `groups` must have been checked.
@@ -69,5 +80,8 @@ std::shared_ptr<const SegmentPlan> segment_plan(const Groups& groups, int64_t he
 std::shared_ptr<const cpu::AttentionPlan> cpu_plan(const Groups& groups, const cpu::Segments& segments,
                                                    const cpu::AttentionShape& shape);
 DeviceOffsets device_offsets(const Groups& groups, torch::Device device);
+// Sides for slot_rows.h, with their inverse where tokens may have several slots or none.
+SlotSide q_slot_side(const Groups& groups, int64_t tokens);
+SlotSide kv_slot_side(const Groups& groups, int64_t tokens);
 
 }  // namespace moga

@@ -4,13 +4,35 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <cstdlib>
 #include <functional>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "attention/groups.h"
 
 namespace moga::test {
+
+// Where tests that can run anywhere run: MOGA_TEST_DEVICE=cuda, or the CPU. A GPU that was asked for and is
+// not there is a failure, not a skip.
+inline torch::Device test_device() {
+  const char* name = std::getenv("MOGA_TEST_DEVICE");
+  if (name == nullptr || std::string(name) == "cpu") {
+    return torch::kCPU;
+  }
+  if (std::string(name) != "cuda" || !torch::cuda::is_available()) {
+    ADD_FAILURE() << "MOGA_TEST_DEVICE=" << name << ": expected cpu, or cuda and a libtorch that sees a GPU";
+    return torch::kCPU;
+  }
+  return {torch::kCUDA, 0};
+}
+
+inline Groups on_device(Groups groups, torch::Device device) {
+  groups.q_index = groups.q_index.to(device);
+  groups.kv_index = groups.kv_index.to(device);
+  return groups;
+}
 
 struct Leaves {
   torch::Tensor q, k, v, row_scale;

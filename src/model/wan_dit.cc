@@ -143,6 +143,92 @@ class WanBlockImpl : public torch::nn::Module {
   double eps_;
 };
 
+namespace {
+
+// What computing a block once more takes, beside its inputs.
+struct BlockCall : torch::CustomClassHolder {
+  std::shared_ptr<WanBlockImpl> block;
+  std::shared_ptr<const DitPlan> plan;
+  std::optional<torch::ScalarType> autocast;
+};
+
+// No casts of weights that are kept for later: those made while nothing is recorded would lose the weights'
+// gradients when used again.
+class FreshCasts {
+ public:
+  FreshCasts() : before_(at::autocast::is_autocast_cache_enabled()) {
+    at::autocast::set_autocast_cache_enabled(false);
+  }
+  ~FreshCasts() { at::autocast::set_autocast_cache_enabled(before_); }
+  FreshCasts(const FreshCasts&) = delete;
+  FreshCasts& operator=(const FreshCasts&) = delete;
+
+ private:
+  bool before_;
+};
+
+// A block whose inside is forgotten after the forward pass. Outputs: x, and of a block with a router its
+// probs_LM, group_ids_L and top_prob_L.
+class RecomputedBlock : public torch::autograd::Function<RecomputedBlock> {
+ public:
+  using List = torch::autograd::variable_list;
+
+  static List forward(torch::autograd::AutogradContext* ctx, const torch::Tensor& x_BLC,
+                      const torch::Tensor& time_B6C, const torch::Tensor& text_RC,
+                      const c10::intrusive_ptr<BlockCall>& call, const DitTrace* trace) {
+    ctx->save_for_backward({x_BLC, time_B6C, text_RC});
+    ctx->saved_data["call"] = torch::IValue::make_capsule(call);
+    List outputs = run(*call, x_BLC, time_B6C, text_RC, trace);
+    if (outputs.size() > 1) {
+      ctx->mark_non_differentiable({outputs[2]});
+    }
+    return outputs;
+  }
+
+  static List backward(torch::autograd::AutogradContext* ctx, const List& grads) {
+    const auto call = c10::static_intrusive_pointer_cast<BlockCall>(ctx->saved_data["call"].toCapsule());
+    List inputs;
+    for (const torch::Tensor& saved : ctx->get_saved_variables()) {
+      inputs.push_back(saved.detach().requires_grad_(saved.requires_grad()));
+    }
+    List outputs;
+    {
+      const torch::AutoGradMode record(true);
+      const compat::Autocast autocast(inputs[0].device(), call->autocast);
+      outputs = run(*call, inputs[0], inputs[1], inputs[2], nullptr);
+    }
+    List roots;
+    List root_grads;
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      if (grads[i].defined() && outputs[i].requires_grad()) {
+        roots.push_back(outputs[i]);
+        root_grads.push_back(grads[i]);
+      }
+    }
+    torch::autograd::backward(roots, root_grads);  // adds to the parameters' gradients on its way
+    return {inputs[0].grad(), inputs[1].grad(), inputs[2].grad(), {}, {}};
+  }
+
+ private:
+  static List run(const BlockCall& call, const torch::Tensor& x_BLC, const torch::Tensor& time_B6C,
+                  const torch::Tensor& text_RC, const DitTrace* trace) {
+    const FreshCasts fresh;
+    DitTrace own;
+    if (trace != nullptr) {
+      own.observe = trace->observe;
+      own.place = trace->place;
+    }
+    List outputs = {call.block->forward(x_BLC, time_B6C, text_RC, *call.plan, &own)};
+    if (!own.routing.empty()) {
+      const Routing& routing = own.routing.front();
+      outputs.insert(outputs.end(), {routing.probs_LM, routing.group_ids_L, routing.top_prob_L});
+    }
+    return outputs;
+  }
+};
+
+}  // namespace
+
 // Text rows: `slots` captions of config.text_len rows a film, then the film-wide one if there is any.
 static GroupIndex text_groups(const FilmLayout& layout, int64_t slots, GlobalText global,
                               const DitConfig& config) {
@@ -279,11 +365,27 @@ torch::Tensor WanDitImpl::forward(const torch::Tensor& latent_BCFHW, const torch
   note(trace, "context_padded", padded);
   note(trace, "context_emb", text_RC);
 
+  const bool recompute = recompute_blocks_ && torch::GradMode::is_enabled();
+  const auto kept_plan = recompute ? std::make_shared<const DitPlan>(plan) : nullptr;
   for (size_t i = 0; i < blocks_.size(); ++i) {
     if (trace != nullptr) {
       trace->place = "block" + std::to_string(i) + ".";
     }
-    x_BLC = blocks_[i]->forward(x_BLC, time_B6C, text_RC, plan, trace);
+    if (!recompute) {
+      x_BLC = blocks_[i]->forward(x_BLC, time_B6C, text_RC, plan, trace);
+      continue;
+    }
+    const auto call = c10::make_intrusive<BlockCall>();
+    call->block = blocks_[i];
+    call->plan = kept_plan;
+    call->autocast = compat::autocast_type(x_BLC.device());
+    // Even where nothing before the block is trained, its own parameters are.
+    const torch::Tensor input = x_BLC.requires_grad() ? x_BLC : x_BLC.detach().requires_grad_(true);
+    const auto outputs = RecomputedBlock::apply(input, time_B6C, text_RC, call, trace);
+    x_BLC = outputs[0];
+    if (trace != nullptr && outputs.size() > 1) {
+      trace->routing.push_back({outputs[1], outputs[2], outputs[3]});
+    }
   }
   if (trace != nullptr) {
     trace->place.clear();

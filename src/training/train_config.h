@@ -74,6 +74,7 @@ struct TrainConfig {
   int64_t log_every = 20;
 
   // dit
+  bool recompute = false;
   bool train_text = false;  // also train the text encoder (the toy has no pretrained one)
   NoiseLevels noise = NoiseLevels::kLogitNormal;
   double noise_shift = 1;
@@ -110,6 +111,9 @@ struct TrainConfig {
       "On a GPU: replay each stage's step from a CUDA graph, which spares the time of launching kernels");
     v("checkpoint_every", s.checkpoint_every, "Steps between checkpoints");
     v("log_every", s.log_every, "Steps between lines of metrics.jsonl");
+    v("recompute", s.recompute,
+      "dit: keep only each block's input and compute the block again in the backward pass, for long films: "
+      "memory of one block instead of all, about a third more time");
     v("train_text", s.train_text, "dit: also train the text encoder");
     v("noise", s.noise, "dit: noise levels, logit_normal or uniform");
     v("noise_shift", s.noise_shift, "dit: shift map of the noise levels; 1 is none");

@@ -84,6 +84,7 @@ TrainEnd train_dit(const TrainConfig& config, torch::Device device) {
   start.precision = Precision::kF32;  // masters; a step would be lost in a bfloat16 weight's rounding
   WanDit dit = config.start_from.empty() ? fresh_dit(sizes.dit) : ModelFolder(start).load_dit(device);
   dit->train();
+  dit->recompute_blocks(config.recompute);
   UmT5 text = config.start_from.empty() && config.train_text
                   ? UmT5(sizes.text)
                   : (config.train_text ? ModelFolder(start) : folder).load_text(device);
