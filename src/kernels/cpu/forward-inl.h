@@ -2,7 +2,7 @@
 // ever turned: with a panel of queries turned once (Q^T, channels x queries),
 //
 //   S^T = K Q^T      keys x queries: rows of K are broadcast, as they lie in memory
-//   P^T = 2^(S^T - reference)            down the lanes: no sum or maximum across a vector
+//   P^T = 2^(S^T - running maximum)      down the lanes: no sum or maximum across a vector
 //   O^T = O^T * correction + V^T P^T     channels x queries: rows of V are broadcast
 //
 // and only O is turned back at the end. It does not mask anything: segments are always full.
@@ -26,7 +26,7 @@ namespace moga::cpu::HWY_NAMESPACE {
 struct QueryBlock {
   float* q;    // panels of [dim][width]
   float* out;  // the same
-  float* top;  // what powers are taken against, log2 units: the largest score so far, or up to kHeadroom less
+  float* top;  // largest score so far, log2 units
   float* sum;  // of 2^(score - top)
 };
 
@@ -37,57 +37,10 @@ struct KeyTile {
   size_t keys;
 };
 
-// Scores may exceed the reference that they are taken against by this much (2^40) before it is replaced: sums
-// of such powers over any number of keys, times values, are far from float32's limits.
-constexpr float kHeadroom = 40.0F;
-
-// P^T of a panel against the reference that stands, each tile of scores turned into powers while it is in
-// registers. Returns false, with nothing but `scores` changed, where that reference is too small.
+// Meets one panel of kV vectors of queries with one tile of keys. scores: room for [keys + padding][width].
 template <int kV>
-HWY_INLINE bool powers_in_passing(const QueryBlock& block, const KeyTile& tile, size_t dim,
-                                  float* HWY_RESTRICT scores, RowsAhead& ahead) {
-  const F d;
-  constexpr size_t kWidth = kV * kLanes;
-  V top[kV];
-  V most[kV];
-  V sum[kV];
-#pragma GCC unroll 4
-  for (int v = 0; v < kV; ++v) {
-    top[v] = most[v] = hn::LoadU(d, block.top + v * kLanes);
-    sum[v] = hn::LoadU(d, block.sum + v * kLanes);
-  }
-  const auto zero = [&](int, int) HWY_ATTR { return hn::Zero(d); };
-  for (size_t key = 0; key < tile.keys; key += kTileRows) {
-    float* HWY_RESTRICT to = scores + key * kWidth;
-    multiply_tile<kTileRows, kV, 1>(tile.k + key * dim, dim, block.q, kWidth, dim, zero,
-                                    [&](int m, int v, V s) HWY_ATTR {
-                                      most[v] = hn::Max(most[v], s);
-                                      const V p = exp2_in_range(hn::Sub(s, top[v]));
-                                      sum[v] = hn::Add(sum[v], p);
-                                      hn::StoreU(p, d, to + static_cast<size_t>(m) * kWidth + v * kLanes);
-                                    });
-    ahead.step();
-  }
-  auto exceeded = hn::Gt(most[0], hn::Add(top[0], hn::Set(d, kHeadroom)));
-#pragma GCC unroll 4
-  for (int v = 1; v < kV; ++v) {
-    exceeded = hn::Or(exceeded, hn::Gt(most[v], hn::Add(top[v], hn::Set(d, kHeadroom))));
-  }
-  if (!hn::AllFalse(d, exceeded)) {
-    return false;
-  }
-#pragma GCC unroll 4
-  for (int v = 0; v < kV; ++v) {
-    hn::StoreU(sum[v], d, block.sum + v * kLanes);
-  }
-  return true;
-}
-
-// P^T of a panel against the largest score so far, which becomes its reference. correction: what earlier
-// powers must be multiplied with.
-template <int kV>
-HWY_INLINE void powers_of_largest(const QueryBlock& block, const KeyTile& tile, size_t dim,
-                                  float* HWY_RESTRICT scores, V (&correction)[kV], RowsAhead& ahead) {
+HWY_INLINE void forward_panel(const QueryBlock& block, const KeyTile& tile, size_t dim,
+                              float* HWY_RESTRICT scores, RowsAhead& ahead) {
   const F d;
   constexpr size_t kWidth = kV * kLanes;
   const size_t keys = tile.keys;
@@ -120,6 +73,7 @@ HWY_INLINE void powers_of_largest(const QueryBlock& block, const KeyTile& tile, 
       }
     }
   }
+  V correction[kV];
   V sum[kV];
 #pragma GCC unroll 4
   for (int v = 0; v < kV; ++v) {
@@ -140,28 +94,10 @@ HWY_INLINE void powers_of_largest(const QueryBlock& block, const KeyTile& tile, 
   for (int v = 0; v < kV; ++v) {
     hn::StoreU(sum[v], d, block.sum + v * kLanes);
   }
-}
-
-// Meets one panel of kV vectors of queries with one tile of keys, the `first` of the segment or a later one.
-// scores: room for [keys + padding][width].
-template <int kV>
-HWY_INLINE void forward_panel(const QueryBlock& block, const KeyTile& tile, size_t dim, bool first,
-                              float* HWY_RESTRICT scores, RowsAhead& ahead) {
-  const F d;
-  constexpr size_t kWidth = kV * kLanes;
-  V correction[kV];
-#pragma GCC unroll 4
-  for (int v = 0; v < kV; ++v) {
-    correction[v] = hn::Set(d, 1.0F);
-  }
-  const bool whole = tile.keys % kTileRows == 0;
-  if (first || !whole || !powers_in_passing<kV>(block, tile, dim, scores, ahead)) {
-    powers_of_largest<kV>(block, tile, dim, scores, correction, ahead);
-  }
   for (size_t i = 0; i < dim; i += kTileRows) {
     float* HWY_RESTRICT out = block.out + i * kWidth;
     multiply_tile<kTileRows, kV, kTileRows>(
-        tile.v + i / kTileRows * tile.v_step, 1, scores, kWidth, tile.keys,
+        tile.v + i / kTileRows * tile.v_step, 1, scores, kWidth, keys,
         [&](int m, int v) HWY_ATTR {
           return hn::Mul(hn::LoadU(d, out + static_cast<size_t>(m) * kWidth + v * kLanes), correction[v]);
         },
@@ -221,13 +157,13 @@ HWY_INLINE void forward_rows(const ForwardJob& job, int64_t first_slot, size_t q
                              block.top + panel * kPanel, block.sum + panel * kPanel};
       switch (vectors_of(panel)) {
         case 1:
-          forward_panel<1>(at, tile, dim, begin == 0, scores, ahead);
+          forward_panel<1>(at, tile, dim, scores, ahead);
           break;
         case 2:
-          forward_panel<2>(at, tile, dim, begin == 0, scores, ahead);
+          forward_panel<2>(at, tile, dim, scores, ahead);
           break;
         default:
-          forward_panel<3>(at, tile, dim, begin == 0, scores, ahead);
+          forward_panel<3>(at, tile, dim, scores, ahead);
       }
     }
   }
