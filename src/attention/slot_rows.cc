@@ -84,7 +84,7 @@ Tensor scatter_slots(const Tensor& x_SND, const SlotSide& side, const Tensor& ro
   } else if (!plain) {
     scaled = x_SND * factor;
   }
-  const Tensor sum = sum_of_slots(scaled, side);
+  Tensor sum = sum_of_slots(scaled, side);
   if (!into_LND.defined()) {
     return sum;
   }

@@ -20,6 +20,7 @@ MachineFacts healthy_facts() {
   MachineFacts facts;
   facts.cpu_model = "Example CPU";
   facts.cpu_features = {"fma", "avx2"};
+  facts.kernel_target = "AVX2";
   facts.cores = facts.openmp_threads = facts.torch_threads = facts.opencv_threads = 4;
   facts.blas = {"/usr/lib/x/openblas-openmp/libblas.so.3", true, "OpenBLAS 0.3.21", 4,
                 MachineFacts::Threading::kOpenMP};
