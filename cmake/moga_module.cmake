@@ -53,19 +53,26 @@ function(moga_module name)
   endif()
 endfunction()
 
-# Test programs are not optimised: what they call is, and GoogleTest's macros cost the optimiser more than they are worth.
-set(MOGA_TEST_FLAGS $<$<CONFIG:Release>:-O0>)
+# Programs, tests and benchmark drivers are not optimised: what they call is, and the templates of GoogleTest, CLI11 and
+# libtorch cost the optimiser more than they are worth there.
+set(MOGA_PROGRAM_FLAGS $<$<CONFIG:Release>:-O0>)
+
+# moga_program(NAME SOURCES ... DEPS ... [TORCH ON|OFF]): the program bin/NAME.
+function(moga_program name)
+  cmake_parse_arguments(P "" "TORCH" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${P_SOURCES})
+  moga_flags(${name})
+  target_compile_options(${name} PRIVATE ${MOGA_PROGRAM_FLAGS})
+  if(P_TORCH)
+    moga_torch_sources(${name} moga_program_pch)
+  endif()
+  target_link_libraries(${name} PRIVATE ${P_DEPS})
+endfunction()
 
 # moga_test(NAME SOURCES ... DEPS ... [TORCH ON|OFF]): one GoogleTest program, each case a ctest entry.
 function(moga_test name)
   cmake_parse_arguments(T "" "TORCH" "SOURCES;DEPS" ${ARGN})
-  add_executable(${name} ${T_SOURCES})
-  moga_flags(${name})
-  target_compile_options(${name} PRIVATE ${MOGA_TEST_FLAGS})
-  if(T_TORCH)
-    moga_torch_sources(${name} moga_test_pch)
-  endif()
-  target_link_libraries(${name} PRIVATE ${T_DEPS} GTest::gmock GTest::gtest GTest::gtest_main)
+  moga_program(${name} SOURCES ${T_SOURCES} TORCH ${T_TORCH} DEPS ${T_DEPS} GTest::gmock GTest::gtest GTest::gtest_main)
   target_compile_definitions(${name} PRIVATE MOGA_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
     MOGA_BINARY_DIR="${CMAKE_BINARY_DIR}")
   include(GoogleTest)

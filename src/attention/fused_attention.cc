@@ -1,5 +1,6 @@
 #include "attention/fused_attention.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "attention/segment_plan.h"
@@ -80,6 +81,8 @@ FusedPart prepare_fused(const AttentionPart& part, const Tensor& q_LND, const Te
   c.segments = p.segments;
   c.longest_q = p.offsets.longest_q;
   c.longest_kv = p.offsets.longest_kv;
+  c.flop = 4.0 * static_cast<double>(groups.q_index.numel()) * static_cast<double>(groups.kv_index.numel()) /
+           static_cast<double>(std::max<int64_t>(1, p.segments)) * static_cast<double>(c.head_size * c.heads);
   c.equal = p.offsets.equal;
   c.self = groups.q_offsets.is_same(groups.kv_offsets);
   c.backward = backward;
@@ -138,14 +141,12 @@ std::array<Tensor, 3> attend_backward(const FusedPart& part, const Tensor& g_SND
                                       o.longest_q, o.longest_kv, 0.0, false, kept.random, kept.unused, scale);
     return {dq, dk, dv};
   }
-  const bool dense = part.backend == FusedBackend::kCudnnDense;
-  const auto shape = [&](const Tensor& x) { return dense ? as_batch(x, part.segments) : x; };
+  // cuDNN's batch; over segments of any length it serves no backward pass (can_serve).
+  const auto batch = [&](const Tensor& x) { return as_batch(x, part.segments); };
   auto [dq, dk, dv] = at::_cudnn_attention_backward(
-      shape(g_SND.contiguous()), shape(q), shape(k), shape(v), shape(kept.out_SND), kept.lse, kept.random,
-      kept.unused, /*attn_bias=*/Tensor(), dense ? Tensor() : o.q, dense ? Tensor() : o.kv, o.longest_q,
-      o.longest_kv, 0.0, false, scale);
-  return dense ? std::array<Tensor, 3>{from_batch(dq), from_batch(dk), from_batch(dv)}
-               : std::array<Tensor, 3>{dq, dk, dv};
+      batch(g_SND.contiguous()), batch(q), batch(k), batch(v), batch(kept.out_SND), kept.lse, kept.random,
+      kept.unused, /*attn_bias=*/Tensor(), Tensor(), Tensor(), o.longest_q, o.longest_kv, 0.0, false, scale);
+  return {from_batch(dq), from_batch(dk), from_batch(dv)};
 }
 
 // The backend's log-sum-exp as [slots, N], -inf where the segment has no keys.

@@ -81,6 +81,46 @@ TEST(FusedAttention, MatchesTheCpuOnFramesWindowsAndRoutedGroups) {
   EXPECT_TRUE(gpu.q_offsets.cpu().equal(cpu.q_offsets));
 }
 
+struct ForcedBackend {
+  explicit ForcedBackend(FusedBackend backend) { force_backend(backend); }
+  ~ForcedBackend() { force_backend(std::nullopt); }
+  ForcedBackend(const ForcedBackend&) = delete;
+  ForcedBackend& operator=(const ForcedBackend&) = delete;
+};
+
+// Sizes that differ, among them an empty group and one of a single token. A backend that has no backward pass
+// for them is compared in inference alone.
+TEST(FusedAttention, EveryBackendMatchesTheCpuOnUnevenGroups) {
+  if (!torch::cuda::is_available()) {
+    GTEST_SKIP() << "no GPU";
+  }
+  torch::manual_seed(4);
+  Tensor ids = torch::randint(0, 4, {700}, torch::kInt64).clamp_max_(2);
+  ids[350] = 4;  // 3 stays empty
+  const FilmLayout layout{7, 5, 8, {0, 3}};
+  for (const auto& [backend, name] : EnumNames<FusedBackend>::kNames) {
+    SCOPED_TRACE(name);
+    const ForcedBackend forced(backend);
+    for (const int64_t dim : {64, 128}) {
+      const Groups groups = groups_from_ids(ids, 5, 1);
+      expect_like_cpu(groups, 700, 700, dim, 4);
+      expect_like_cpu(to_groups(frame_groups(layout), torch::kCPU), 280, 280, dim, 5);
+
+      const torch::NoGradGuard inference;  // without the log-sum-exp, kernels may differ
+      const test::Leaves leaves = test::Leaves(700, 700, 3, dim, 6).as(torch::kBFloat16);
+      const auto attend = [&](const torch::Device device, torch::ScalarType type) {
+        return grouped_attention(leaves.q.to(device, type), leaves.k.to(device, type),
+                                 leaves.v.to(device, type), device.is_cuda() ? to_gpu(groups) : groups,
+                                 leaves.row_scale.to(device, type))
+            .out_LND.to(torch::kCPU, torch::kFloat64);
+      };
+      const Tensor expected = attend(torch::kCPU, torch::kFloat64);
+      const Tensor found = attend(torch::kCUDA, torch::kBFloat16);
+      EXPECT_LE((found - expected).abs().max().item<double>(), 0.03 * expected.abs().max().item<double>());
+    }
+  }
+}
+
 TEST(Autocast, CastsTheInputsOfGroupedAttention) {
   const Groups groups = test::random_groups(9, 9, 5);
   const test::Leaves leaves = test::Leaves(9, 9, 2, 16, 5).as(torch::kFloat32);

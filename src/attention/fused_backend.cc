@@ -7,17 +7,11 @@ namespace {
 
 std::atomic<int> forced_value = -1;
 
-// cuDNN keeps float32 sums of dq for every place of a padded batch, used or not.
-double cudnn_varlen_workspace(const FusedCase& c) {
-  return 4.0 * static_cast<double>(c.segments * c.heads) * static_cast<double>(c.longest_q * c.head_size);
-}
-
 }  // namespace
 
 bool can_serve(FusedBackend backend, const FusedCase& c) {
   const bool cudnn = c.cudnn && c.capability >= 80 && c.head_size % 8 == 0 && c.head_size <= 128 &&
                      c.longest_q > 0 && c.longest_kv > 0;
-  constexpr double kMostWorkspace = 8e9;
   switch (backend) {
     case FusedBackend::kFlash:
       return true;
@@ -25,8 +19,9 @@ bool can_serve(FusedBackend backend, const FusedCase& c) {
       return cudnn && c.equal;
     case FusedBackend::kCudnnVarlen:
       // A plan of cuDNN for such segments lives no longer than the call that made it, so a recorded graph
-      // must not hold its kernels.
-      return cudnn && c.self && !c.capturing && (!c.backward || cudnn_varlen_workspace(c) <= kMostWorkspace);
+      // must not hold its kernels. Its gradients of q and k were wrong where segments' lengths differ much
+      // (libtorch 2.11).
+      return cudnn && c.self && !c.capturing && !c.backward;
   }
   return false;
 }
@@ -37,6 +32,12 @@ FusedBackend choose_backend(const FusedCase& c) {
   constexpr int64_t kShort = 512;  // where launching is what takes the time
   if (hopper && c.longest_kv >= kShort && can_serve(FusedBackend::kCudnnDense, c)) {
     return FusedBackend::kCudnnDense;
+  }
+  // cuDNN makes a plan for segments of different lengths in every call, about 30 ms of the host's time, which
+  // must hide behind the device's: flash attention takes longer than that from 11 TFLOP on.
+  constexpr double kLong = 20e12;
+  if (hopper && !c.backward && c.flop >= kLong && can_serve(FusedBackend::kCudnnVarlen, c)) {
+    return FusedBackend::kCudnnVarlen;
   }
   return FusedBackend::kFlash;
 }

@@ -28,6 +28,7 @@ struct FusedCase {
   int64_t segments = 0;
   int64_t longest_q = 0;   // or what bounds it
   int64_t longest_kv = 0;  // or what bounds it
+  double flop = 0;         // of a forward pass; estimated with even segments where sizes are on the device
   bool equal = false;      // every segment has longest_q queries and longest_kv keys
   bool self = false;       // queries and keys have the same offsets: no query is without keys
   bool backward = false;   // a backward pass will follow

@@ -44,6 +44,20 @@ TEST(FusedBackend, EqualSegmentsOnHopperAreABatchForCudnn) {
   EXPECT_EQ(choose_backend(c), FusedBackend::kFlash);
 }
 
+TEST(FusedBackend, LongRoutedGroupsPayForAPlanOfCudnn) {
+  FusedCase c = routed_groups();
+  c.flop = 43e12;
+  EXPECT_EQ(choose_backend(c), FusedBackend::kCudnnVarlen);
+  c.flop = 5e12;
+  EXPECT_EQ(choose_backend(c), FusedBackend::kFlash);
+  c.flop = 43e12;
+  c.capturing = true;
+  EXPECT_EQ(choose_backend(c), FusedBackend::kFlash);
+  c.capturing = false;
+  c.backward = true;
+  EXPECT_EQ(choose_backend(c), FusedBackend::kFlash);
+}
+
 TEST(FusedBackend, CudnnOverSegmentsOfAnyLengthHasLimits) {
   FusedCase c = routed_groups();
   EXPECT_TRUE(can_serve(FusedBackend::kCudnnVarlen, c));
@@ -55,9 +69,7 @@ TEST(FusedBackend, CudnnOverSegmentsOfAnyLengthHasLimits) {
   c.self = false;  // a query may be without keys, where cuDNN's result is unknown
   EXPECT_FALSE(can_serve(FusedBackend::kCudnnVarlen, c));
   c = routed_groups();
-  c.backward = true;  // 5 * 12 * 187200 * 128 floats are 5.8 GB
-  EXPECT_TRUE(can_serve(FusedBackend::kCudnnVarlen, c));
-  c.segments = 20;
+  c.backward = true;
   EXPECT_FALSE(can_serve(FusedBackend::kCudnnVarlen, c));
 }
 

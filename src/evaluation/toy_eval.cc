@@ -104,7 +104,7 @@ void judge_cuts(const ToyFilm& film, const std::vector<cv::Mat>& frames, ToyEval
 
 ToyEvalResult evaluate_toy(const ToyEvalRequest& request, torch::Device device) {
   const torch::NoGradGuard guard;
-  MOGA_CHECK(request.films >= 1 && request.vae_films >= 1, "evaluate at least one film");
+  MOGA_CHECK(request.films >= 1 && request.vae_films >= 0, "evaluate at least one film");
   const ModelFolder model(request.model);
   const ToyFilmSettings settings = film_settings(request, model.config());
   Judge judge = Judge::load(request.judge.empty() ? model.part("judge.safetensors") : request.judge);
@@ -139,7 +139,7 @@ nlohmann::ordered_json toy_eval_json(const ToyEvalResult& result) {
   const auto tally = [](const Tally& t) {
     return nlohmann::ordered_json{{"right", t.right}, {"count", t.count}, {"share", t.share()}};
   };
-  return {{"vae_psnr_db", result.vae_psnr_db},
+  return {{"vae_psnr_db", result.vae_films > 0 ? nlohmann::ordered_json(result.vae_psnr_db) : nullptr},
           {"vae_films", result.vae_films},
           {"told_attributes", tally(result.told)},
           {"told_shots", tally(result.told_all)},
@@ -154,9 +154,11 @@ std::string toy_eval_text(const ToyEvalResult& result) {
   const auto line = [](const char* name, const Tally& t) {
     return fmt::format("{:<52} {:6.1f} %   {} of {}\n", name, 100 * t.share(), t.right, t.count);
   };
-  return fmt::format("{:<52} {:6.2f} dB  {} films\n", "VAE reconstruction of true films", result.vae_psnr_db,
-                     result.vae_films) +
-         line("attributes told in the shot's own caption", result.told) +
+  const std::string vae =
+      result.vae_films == 0 ? ""
+                            : fmt::format("{:<52} {:6.2f} dB  {} films\n", "VAE reconstruction of true films",
+                                          result.vae_psnr_db, result.vae_films);
+  return vae + line("attributes told in the shot's own caption", result.told) +
          line("  shots with all of them right", result.told_all) +
          line("identity: attributes told only earlier", result.remembered) +
          line("  shots with all of them right", result.remembered_all) +

@@ -37,6 +37,7 @@ Checkpoint::Checkpoint(fs::path path) : path_(std::move(path)) {
   if (path_.extension() != ".json") {
     files_.push_back(open_tensor_file(path_));
     tensors_ = files_.front()->tensors();
+    find_scales();
     return;
   }
   std::map<std::string, size_t> opened;
@@ -54,6 +55,31 @@ Checkpoint::Checkpoint(fs::path path) : path_(std::move(path)) {
     tensors_.emplace(name, found->second);
     file_of_.emplace(name, entry->second);
   }
+  find_scales();
+}
+
+void Checkpoint::find_scales() {
+  constexpr std::string_view kScale = ".scale_weight";
+  for (const auto& [name, info] : tensors_) {
+    if (!name.ends_with(kScale) || info.numel() != 1) {
+      continue;
+    }
+    const std::string weight = name.substr(0, name.size() - kScale.size()) + ".weight";
+    const auto found = tensors_.find(weight);
+    if (found != tensors_.end() && found->second.stored.starts_with("F8_")) {
+      scales_.emplace(weight, name);
+    }
+  }
+  if (scales_.empty()) {
+    return;
+  }
+  for (const auto& [weight, scale] : scales_) {
+    tensors_.erase(scale);
+    tensors_.erase(scale.substr(0, scale.size() - kScale.size()) + ".scale_input");
+  }
+  std::erase_if(tensors_, [](const auto& entry) {
+    return entry.first == "scaled_fp8" || entry.first.ends_with(".scaled_fp8");
+  });
 }
 
 std::vector<std::string> Checkpoint::names() const {
@@ -82,6 +108,15 @@ std::string Checkpoint::format() const {
 }
 
 torch::Tensor Checkpoint::read(const std::string& name, std::optional<torch::ScalarType> dtype) const {
+  const auto scale = scales_.find(name);
+  if (scale == scales_.end()) {
+    return read_stored(name, dtype);
+  }
+  const torch::Tensor factor = read_stored(scale->second, torch::kFloat32).reshape({});
+  return read_stored(name, torch::kFloat32).mul_(factor).to(dtype.value_or(tensors_.at(name).dtype));
+}
+
+torch::Tensor Checkpoint::read_stored(const std::string& name, std::optional<torch::ScalarType> dtype) const {
   const auto found = file_of_.find(name);
   return files_[found == file_of_.end() ? 0 : found->second]->read(name, dtype);
 }

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <functional>
 
 #include "base/atomic_file.h"
@@ -238,6 +239,49 @@ TEST_F(CheckpointFiles, ShardsFollowTheIndex) {
   EXPECT_THAT(with(""), HasSubstr("names no tensors"));
   write_file_atomic(index, "[]");
   EXPECT_THAT(message_of([&] { Checkpoint{index}; }), HasSubstr("weight_map"));
+}
+
+// Bytes as ComfyUI's scaled float8 files have them.
+TEST_F(CheckpointFiles, Float8WeightsAreReadTimesTheirFactor) {
+  struct Entry {
+    std::string name, dtype, shape, bytes;
+  };
+  const auto float_bytes = [](float value) {
+    std::string bytes(4, '\0');
+    std::memcpy(bytes.data(), &value, 4);
+    return bytes;
+  };
+  const std::vector<Entry> entries = {
+      {"blocks.0.q.weight", "F8_E4M3", "[2,2]", "\x38\x39\xb8\x7e"},  // 1, 1.125, -1, 448
+      {"blocks.0.q.scale_weight", "F32", "[1]", float_bytes(0.3F)},
+      {"blocks.0.q.scale_input", "F32", "[1]", float_bytes(7)},
+      {"blocks.0.k.weight", "F8_E4M3", "[1]", "\x38"},
+      {"blocks.0.other.weight", "F32", "[1]", float_bytes(2)},
+      {"blocks.0.other.scale_weight", "F32", "[1]", float_bytes(3)},  // its weight is not float8
+      {"scaled_fp8", "F8_E4M3", "[2]", std::string(2, '\0')}};
+  std::string header;
+  std::string data;
+  for (const Entry& entry : entries) {
+    header +=
+        fmt::format(R"({}"{}":{{"dtype":"{}","shape":{},"data_offsets":[{},{}]}})", header.empty() ? "" : ",",
+                    entry.name, entry.dtype, entry.shape, data.size(), data.size() + entry.bytes.size());
+    data += entry.bytes;
+  }
+  header = "{" + header + "}";
+  std::string length;
+  for (size_t i = 0; i < 8; ++i) {
+    length += static_cast<char>(header.size() >> (8 * i));
+  }
+  write_file_atomic(folder_ / "scaled.safetensors", length + header + data);
+
+  const Checkpoint checkpoint(folder_ / "scaled.safetensors");
+  EXPECT_THAT(checkpoint.names(), testing::ElementsAre("blocks.0.k.weight", "blocks.0.other.scale_weight",
+                                                       "blocks.0.other.weight", "blocks.0.q.weight"));
+  const torch::Tensor expected = torch::tensor({1.0F, 1.125F, -1.0F, 448.0F}).reshape({2, 2}) * 0.3F;
+  EXPECT_TRUE(checkpoint.read("blocks.0.q.weight", torch::kFloat32).equal(expected));
+  EXPECT_TRUE(checkpoint.read("blocks.0.q.weight").equal(expected.to(torch::kBFloat16)));
+  EXPECT_EQ(checkpoint.read("blocks.0.k.weight").item<float>(), 1);
+  EXPECT_EQ(checkpoint.read("blocks.0.other.weight").item<float>(), 2);
 }
 
 }  // namespace

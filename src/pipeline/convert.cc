@@ -292,7 +292,7 @@ ConvertReport convert_to_moga(const ConvertRequest& request, torch::Device devic
   const ModelParts parts = model.parts();
   const auto dit_part = parts.part(PartKind::kDit);
   MOGA_CHECK(dit_part.has_value(), "{} lacks the transformer", request.model.model.string());
-  MOGA_CHECK(request.groups >= 2 && request.groups <= 256, "--groups: expected 2 to 256, found {}",
+  MOGA_CHECK(request.groups >= 1 && request.groups <= 256, "--groups: expected 1 to 256, found {}",
              request.groups);
   MOGA_CHECK(
       request.router == RouterStart::kRandom || !request.clips.empty(),

@@ -82,7 +82,8 @@ TrainEnd train_dit(const TrainConfig& config, torch::Device device) {
   torch::manual_seed(static_cast<int64_t>(config.seed));
   ModelSource start(config.start_from);
   start.precision = Precision::kF32;  // masters; a step would be lost in a bfloat16 weight's rounding
-  WanDit dit = config.start_from.empty() ? fresh_dit(sizes.dit) : ModelFolder(start).load_dit(device);
+  WanDit dit = config.start_from.empty() ? fresh_dit(sizes.dit)
+                                         : ModelFolder(start).load_dit(device, &sizes.dit.attention);
   dit->train();
   dit->recompute_blocks(config.recompute);
   UmT5 text = config.start_from.empty() && config.train_text
