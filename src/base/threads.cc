@@ -50,4 +50,8 @@ void init_threads() {
   mallopt(M_TRIM_THRESHOLD, kKeepBytes);
 }
 
+void release_free_memory() {
+  malloc_trim(0);
+}
+
 }  // namespace moga

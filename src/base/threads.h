@@ -17,4 +17,8 @@ void shorten_spinning(char** argv);
 // libtorch's and OpenCV's pools are set where those libraries are linked.
 void init_threads();
 
+// Gives the free memory back that init_threads() has malloc keep: for the moment when a large network was
+// dropped.
+void release_free_memory();
+
 }  // namespace moga

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/progress.h"
+#include "base/threads.h"
 #include "media/frame_tensor.h"
 #include "media/picture.h"
 #include "media/video.h"
@@ -98,6 +99,7 @@ DecodedFilm decode_film(const FilmLatents& latents, const DecodeRequest& request
              request.model.model.string(), settings.model, settings.model_fingerprint);
   MOGA_CHECK(request.output.extension() == ".mp4", "the film's name must end in .mp4, found '{}'",
              request.output.string());
+  release_free_memory();  // of the transformer that has just made these latents
   WanVae vae = model.load_vae(device);
   const FilmScript& script = latents.script;
 

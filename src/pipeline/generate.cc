@@ -5,6 +5,7 @@
 #include "base/fingerprint.h"
 #include "base/log.h"
 #include "base/progress.h"
+#include "base/threads.h"
 #include "diffusion/solver.h"
 #include "media/frame_tensor.h"
 #include "media/picture.h"
@@ -220,6 +221,7 @@ FilmLatents sample_film(const GenerateRequest& request, torch::Device device) {
         bytes_to_unit(image_to_tensor(*first_frame)).unsqueeze(1).unsqueeze(0).to(device));
   }
   start.x = with_first_frame(start.x, held);
+  release_free_memory();  // of the text encoder
   WanDit dit = model.load_dit(device, &attention);
   std::optional<WanVae> preview_vae;
   if (!request.preview.empty()) {
