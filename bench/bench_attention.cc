@@ -231,7 +231,7 @@ void add_all() {
 }  // namespace moga::bench
 
 int main(int argc, char** argv) {
-  moga::shorten_spinning(argv);
+  moga::tune_runtime(argv);
   moga::init_threads();
   at::set_num_threads(moga::thread_count());
   benchmark::Initialize(&argc, argv);

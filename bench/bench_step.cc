@@ -91,7 +91,8 @@ void step(benchmark::State& state, DitConfig config, int64_t frames, int64_t row
   layout.cols = cols;
   const DitPlan plan = plan_dit({layout}, GlobalText::kNone, config, torch::kCPU);
   const Tensor latent = torch::randn({1, config.in_channels, frames, 2 * rows, 2 * cols});
-  const Tensor captions = torch::randn({1, plan.captions, 64, config.text_dim});
+  const Tensor captions =
+      torch::randn({1, plan.captions, std::min<int64_t>(64, config.text_len), config.text_dim});
   const Tensor time = torch::full({1}, 500.0F);
   const auto pass = [&] { benchmark::DoNotOptimize(dit->forward(latent, time, captions, plan).data_ptr()); };
   limits().measure();
@@ -148,7 +149,7 @@ void add_all() {
 }  // namespace moga::bench
 
 int main(int argc, char** argv) {
-  moga::shorten_spinning(argv);
+  moga::tune_runtime(argv);
   moga::init_threads();
   at::set_num_threads(moga::thread_count());
   benchmark::Initialize(&argc, argv);

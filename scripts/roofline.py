@@ -23,7 +23,7 @@ def main():
     peak = max(b["gflops"] / b["of_fma_peak"] for b in run["benchmarks"] if "of_fma_peak" in b)
     sgemm = max(b["gflops"] / b["of_sgemm"] for b in run["benchmarks"] if "of_sgemm" in b)
     copy = float(context["copy_gbs"])
-    points = [(b["flops_per_byte"], b["gflops"], b["name"].replace("/manual_time", "")) for b in run["benchmarks"]
+    points = [(b["flops_per_byte"], b["gflops"], b["name"].split("/min_time")[0]) for b in run["benchmarks"]
               if "flops_per_byte" in b]
     low_x, high_x = 1.0, 2 ** math.ceil(math.log2(max(p[0] for p in points) * 1.5))
     low_y, high_y = 2 ** math.floor(math.log2(copy)), 2 ** math.ceil(math.log2(peak * 1.2))
@@ -59,13 +59,13 @@ def main():
     line(x(ridge), y(peak), x(high_x), y(peak), 'stroke="#333" stroke-width="2"')
     line(x(sgemm / copy), y(sgemm), x(high_x), y(sgemm), 'stroke="#999" stroke-dasharray="5 4"')
     text(x(ridge) + 6, y(peak) - 6, f"FMA peak {peak:.0f} GFLOP/s")
-    text(x(sgemm / copy) + 6, y(sgemm) - 6, f"SGEMM {sgemm:.0f}", 'fill="#666"')
-    text(x(start) + 8, y(start * copy) - 14, f"memory {copy:.0f} GB/s")
+    text(x(sgemm / copy) + 6, y(sgemm) + 14, f"SGEMM {sgemm:.0f}", 'fill="#666"')
+    text(x(start) + 30, y(start * copy) - 14, f"memory {copy:.0f} GB/s")
     colours = ["#1b6ca8", "#c0392b", "#27795b", "#8e44ad", "#d35400", "#555", "#16a085", "#b7950b", "#2c3e50", "#a04000"]
     for i, (intensity, rate, name) in enumerate(points):
         colour = colours[i % len(colours)]
         out.append(f'<circle cx="{x(intensity):.1f}" cy="{y(rate):.1f}" r="4" fill="{colour}"/>')
-        text(LEFT + 16, y(low_y) - 12 - 15 * (len(points) - 1 - i), f"{name}: {rate:.0f}", f'fill="{colour}"')
+        text((LEFT + WIDTH) / 2, y(low_y) - 12 - 15 * (len(points) - 1 - i), f"{name}: {rate:.0f}", f'fill="{colour}"')
     text((LEFT + WIDTH) / 2, HEIGHT - 12, "FLOPs a byte of q, k, v and out", 'text-anchor="middle"')
     text(16, HEIGHT / 2, "GFLOP/s", f'text-anchor="middle" transform="rotate(-90 16 {HEIGHT / 2})"')
     out.append("</svg>")

@@ -50,7 +50,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  moga::shorten_spinning(argv);
+  moga::tune_runtime(argv);
   try {
     return run(argc, argv);
   } catch (const moga::Error& error) {

@@ -30,10 +30,19 @@ int thread_count() {
   return std::max(1, CPU_COUNT(&set));
 }
 
-void shorten_spinning(char** argv) {
-  if (std::getenv("GOMP_SPINCOUNT") == nullptr && std::getenv("OMP_WAIT_POLICY") == nullptr) {
-    setenv("GOMP_SPINCOUNT", "1000", /*overwrite=*/1);
-    execv("/proc/self/exe", argv);  // returns only if it failed: then the threads spin
+void tune_runtime(char** argv) {
+  bool changed = false;
+  const auto set_unless = [&](const char* name, const char* value) {
+    if (std::getenv(name) == nullptr) {
+      changed = setenv(name, value, /*overwrite=*/0) == 0 || changed;
+    }
+  };
+  if (std::getenv("OMP_WAIT_POLICY") == nullptr) {
+    set_unless("GOMP_SPINCOUNT", "1000");
+  }
+  set_unless("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
+  if (changed) {
+    execv("/proc/self/exe", argv);  // returns only if it failed: then all works, slower
   }
 }
 
