@@ -2,6 +2,7 @@
 
 #include "attention/device_kernels.h"
 #include "base/error.h"
+#include "kernels/cpu/row_kernels.h"
 
 namespace moga {
 namespace {
@@ -37,6 +38,32 @@ class DeviceRouting : public torch::autograd::Function<DeviceRouting> {
   }
 };
 
+// Scores of a few groups on a CPU, where libtorch's product spends its time on rearranging x.
+class RouterScores : public torch::autograd::Function<RouterScores> {
+ public:
+  static torch::Tensor forward(AutogradContext* ctx, const torch::Tensor& x_LC,
+                               const torch::Tensor& weight_MC, const torch::Tensor& bias_M) {
+    const torch::Tensor x = x_LC.contiguous();
+    const torch::Tensor scores_LM = torch::empty({x.size(0), weight_MC.size(0)}, x.options());
+    cpu::row_products(x.size(0), x.size(1), weight_MC.size(0), x.data_ptr<float>(),
+                      weight_MC.data_ptr<float>(), bias_M.data_ptr<float>(), scores_LM.data_ptr<float>());
+    ctx->save_for_backward({x, weight_MC});
+    return scores_LM;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto saved = ctx->get_saved_variables();
+    const torch::Tensor& g_LM = grads[0];
+    return {torch::mm(g_LM, saved[1]), torch::mm(g_LM.t(), saved[0]), g_LM.sum(0)};
+  }
+};
+
+bool scores_by_rows(const torch::Tensor& x_LC, const torch::Tensor& weight_MC) {
+  constexpr int64_t kFew = 16;
+  return x_LC.is_cpu() && x_LC.scalar_type() == torch::kFloat32 && x_LC.size(1) % 4 == 0 &&
+         weight_MC.scalar_type() == torch::kFloat32 && weight_MC.is_contiguous() && weight_MC.size(0) <= kFew;
+}
+
 bool routes_on_device(const torch::Tensor& scores_LM) {
   constexpr int64_t kMostGroups = 64;  // a thread reads all scores of its token
   return kHaveDeviceKernels && scores_LM.is_cuda() && scores_LM.scalar_type() != torch::kFloat64 &&
@@ -60,7 +87,9 @@ Routing RouterImpl::forward(const torch::Tensor& x_LC) {
              "router: expected hidden states [L, {}], found {}", linear->options.in_features(),
              fmt::join(x_LC.sizes(), " x "));
   Routing routing;
-  const torch::Tensor scores_LM = linear->forward(x_LC);
+  const torch::Tensor scores_LM = scores_by_rows(x_LC, linear->weight)
+                                      ? RouterScores::apply(x_LC, linear->weight, linear->bias)
+                                      : linear->forward(x_LC);
   if (routes_on_device(scores_LM)) {
     const auto outputs = DeviceRouting::apply(scores_LM);
     return {outputs[0], outputs[1], outputs[2]};

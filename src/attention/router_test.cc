@@ -36,6 +36,32 @@ TEST(Router, SoftmaxAndTopOne) {
   EXPECT_THROW(Router(8, 0), Error);
 }
 
+// float32 of few groups takes a kernel of its own; float64 is libtorch's.
+TEST(Router, ScoresAndGradientsOfBothWaysAgree) {
+  torch::manual_seed(2);
+  Router router(20, 5);
+  Router wide(20, 5);
+  {
+    const torch::NoGradGuard guard;
+    wide->to(torch::kFloat64);
+    wide->linear->weight.copy_(router->linear->weight);
+    wide->linear->bias.copy_(router->linear->bias);
+  }
+  const torch::Tensor x = torch::randn({30, 20}, torch::requires_grad());
+  const torch::Tensor x64 = x.detach().to(torch::kFloat64).requires_grad_(true);
+  const torch::Tensor weight = torch::randn({30, 5});
+  const auto probs = router->forward(x.t().contiguous().t()).probs_LM;  // strided
+  const auto probs64 = wide->forward(x64).probs_LM;
+  (probs * weight).sum().backward();
+  (probs64 * weight).sum().backward();
+  EXPECT_TRUE(probs.to(torch::kFloat64).allclose(probs64, 1e-5, 1e-6));
+  EXPECT_TRUE(x.grad().to(torch::kFloat64).allclose(x64.grad(), 1e-4, 1e-5));
+  EXPECT_TRUE(
+      router->linear->weight.grad().to(torch::kFloat64).allclose(wide->linear->weight.grad(), 1e-4, 1e-5));
+  EXPECT_TRUE(
+      router->linear->bias.grad().to(torch::kFloat64).allclose(wide->linear->bias.grad(), 1e-4, 1e-5));
+}
+
 TEST(Router, TheLowestIdWinsATie) {
   Router router(3, 4);
   {

@@ -25,6 +25,8 @@ struct RowFunctions {
                float* y);
   void (*rope_backward)(const RowShape&, int64_t dim, const float* x, const float* weight, const float* turn,
                         const float* dy, float* dz, float* dx, float* dweight);
+  void (*products)(int64_t channels, int64_t outputs, const float* x, const float* w, const float* bias,
+                   float* y);
 };
 
 }  // namespace moga::cpu
@@ -189,8 +191,18 @@ void rope_row_backward(const RowShape& shape, int64_t dim, const float* x, const
   });
 }
 
+void products_row(int64_t channels, int64_t outputs, const float* x, const float* w, const float* bias,
+                  float* y) {
+  for (int64_t m = 0; m < outputs; ++m) {
+    const float* row = w + m * channels;
+    y[m] = bias[m] + sum_channels(channels, [&](auto d, int64_t c) HWY_ATTR {
+             return hn::Mul(hn::LoadU(d, x + c), hn::LoadU(d, row + c));
+           });
+  }
+}
+
 RowFunctions row_functions() {
-  return {norm_row, norm_row_backward, rope_row, rope_row_backward};
+  return {norm_row, norm_row_backward, rope_row, rope_row_backward, products_row};
 }
 
 }  // namespace moga::cpu::HWY_NAMESPACE
@@ -325,6 +337,16 @@ void rms_norm_rope_backward(const RowShape& shape, int64_t dim, const float* x, 
     for (int64_t c = 0; c < C; ++c) {
       dweight[c] += sums[static_cast<size_t>(s * C + c)];
     }
+  }
+}
+
+void row_products(int64_t rows, int64_t channels, int64_t outputs, const float* x, const float* w,
+                  const float* bias, float* y) {
+  check_shape({rows, channels, 1}, channels);
+  const auto products = HWY_DYNAMIC_DISPATCH(row_functions)().products;
+#pragma omp parallel for
+  for (int64_t r = 0; r < rows; ++r) {
+    products(channels, outputs, x + r * channels, w, bias, y + r * outputs);
   }
 }
 

@@ -30,4 +30,9 @@ void rms_norm_rope(const RowShape& shape, int64_t dim, const float* x, const flo
 void rms_norm_rope_backward(const RowShape& shape, int64_t dim, const float* x, const float* weight,
                             const float* cos, const float* sin, const float* dy, float* dx, float* dweight);
 
+// y = x w^T + bias for few outputs: x [R, C], w [M, C], bias [M], y [R, M]. A matrix product of a library
+// packs x first, which takes longer than the product where M is below a dozen. C: a multiple of 4.
+void row_products(int64_t rows, int64_t channels, int64_t outputs, const float* x, const float* w,
+                  const float* bias, float* y);
+
 }  // namespace moga::cpu

@@ -49,6 +49,28 @@ class RowKernels : public testing::TestWithParam<std::string> {
 INSTANTIATE_TEST_SUITE_P(EveryTarget, RowKernels, testing::ValuesIn(attention_targets()),
                          [](const auto& target) { return target.param; });
 
+TEST_P(RowKernels, ProductsWithFewRowsAgreeWithPlainLoops) {
+  for (const int64_t C : {4, 20, 132, 1536}) {
+    const int64_t R = 37;
+    const int64_t M = 5;
+    const std::vector<float> x = draw(R * C, 1), w = draw(M * C, 2), bias = draw(M, 3);
+    std::vector<double> expected;
+    for (int64_t r = 0; r < R; ++r) {
+      for (int64_t m = 0; m < M; ++m) {
+        double sum = bias[static_cast<size_t>(m)];
+        for (int64_t c = 0; c < C; ++c) {
+          sum += static_cast<double>(x[static_cast<size_t>(r * C + c)]) * w[static_cast<size_t>(m * C + c)];
+        }
+        expected.push_back(sum);
+      }
+    }
+    std::vector<float> found(static_cast<size_t>(R * M));
+    row_products(R, C, M, x.data(), w.data(), bias.data(), found.data());
+    expect_near(found, expected, "products");
+  }
+  EXPECT_THROW(row_products(1, 6, 1, nullptr, nullptr, nullptr, nullptr), Error);
+}
+
 TEST_P(RowKernels, NormAndModulationAgreeWithTheScalarTwin) {
   for (const int64_t C : {4, 12, 20, 96, 132, 1536}) {
     const int64_t per_sample = C == 96 ? 300 : 3;  // more than a block of rows
