@@ -17,6 +17,38 @@ constexpr int kReachY = 10;
 // Squared grey levels a pixel that count as nothing: rounding and coding noise.
 constexpr double kCodingNoise = 4;
 
+// The middle of the frame, inside bars and above subtitles.
+cv::Rect middle(const cv::Mat& picture) {
+  return {picture.cols / 16, picture.rows / 5, picture.cols * 7 / 8, picture.rows * 3 / 5};
+}
+
+double mean_squared_step(const cv::Mat& luma) {
+  const cv::Mat here = luma(cv::Rect(0, 0, luma.cols - 1, luma.rows - 1));
+  const cv::Mat right = luma(cv::Rect(1, 0, luma.cols - 1, luma.rows - 1));
+  const cv::Mat below = luma(cv::Rect(0, 1, luma.cols - 1, luma.rows - 1));
+  return (cv::norm(here, right, cv::NORM_L2SQR) + cv::norm(here, below, cv::NORM_L2SQR)) /
+         (2.0 * static_cast<double>(here.total()));
+}
+
+// Of each column and each row.
+void squared_steps(const cv::Mat& a, const cv::Mat& b, std::vector<float>& columns, std::vector<float>& rows) {
+  columns.assign(static_cast<size_t>(a.cols), 0);
+  rows.assign(static_cast<size_t>(a.rows), 0);
+  for (int y = 0; y < a.rows; ++y) {
+    const auto* p = a.ptr<cv::Vec3b>(y);
+    const auto* q = b.ptr<cv::Vec3b>(y);
+    for (int x = 0; x < a.cols; ++x) {
+      int sum = 0;
+      for (int c = 0; c < 3; ++c) {
+        const int difference = p[x][c] - q[x][c];
+        sum += difference * difference;
+      }
+      columns[static_cast<size_t>(x)] += static_cast<float>(sum) / static_cast<float>(3 * a.rows);
+      rows[static_cast<size_t>(y)] += static_cast<float>(sum) / static_cast<float>(3 * a.cols);
+    }
+  }
+}
+
 }  // namespace
 
 int64_t FrameWindow::oldest() const {
@@ -29,13 +61,14 @@ void FrameWindow::add(const cv::Mat& rgb) {
   cv::Mat half;
   cv::resize(rgb, half, kLuma, 0, 0, cv::INTER_AREA);
   cv::cvtColor(half, frame.luma, cv::COLOR_RGB2GRAY);
-  const cv::Rect inside(kColours.width / 16, kColours.height / 5, kColours.width * 7 / 8,
-                        kColours.height * 3 / 5);
   cv::Scalar mean;
   cv::Scalar deviation;
-  cv::meanStdDev(frame.colours(inside), mean, deviation);
+  cv::meanStdDev(frame.colours(middle(frame.colours)), mean, deviation);
   frame.contrast = (deviation[0] + deviation[1] + deviation[2]) / 3;
   frame.brightness = (mean[0] + mean[1] + mean[2]) / 3;
+  frame.detail = mean_squared_step(frame.luma(middle(frame.luma)));
+  squared_steps(frame.colours, count_ > 0 ? at(count_ - 1).colours : frame.colours, frame.column_steps,
+                frame.row_steps);
   const int64_t reach = std::min(kReach, count_);
   frame.distances.resize(static_cast<size_t>(reach));
   const double scale = 1.0 / static_cast<double>(frame.colours.total() * 3);

@@ -31,6 +31,12 @@ class FrameWindow {
   // subtitles).
   double contrast(int64_t frame) const { return at(frame).contrast; }
   double brightness(int64_t frame) const { return at(frame).brightness; }
+  // Mean squared step of luma between neighbouring points there. A mixture of two pictures has less of it than
+  // either.
+  double detail(int64_t frame) const { return at(frame).detail; }
+  // Mean squared difference to the frame before, of each column and each row of the 32 x 18 grid.
+  const std::vector<float>& column_steps(int64_t frame) const { return at(frame).column_steps; }
+  const std::vector<float>& row_steps(int64_t frame) const { return at(frame).row_steps; }
   // Nothing to see: next to no contrast, by itself and against the frames around (a dark scene is not plain).
   bool is_plain(int64_t frame) const;
   // Which part of frame b cannot be explained by parts of frame a that have moved: 0 all is found again,
@@ -46,6 +52,9 @@ class FrameWindow {
     cv::Mat luma;     // 64 x 36, CV_8UC1
     double contrast = 0;
     double brightness = 0;
+    double detail = 0;
+    std::vector<float> column_steps;
+    std::vector<float> row_steps;
     std::vector<float> distances;  // [k]: to the frame k + 1 before
   };
   const Frame& at(int64_t frame) const { return frames_[static_cast<size_t>(frame % kKept)]; }

@@ -117,6 +117,48 @@ FrontFit fit_front(const FrameWindow& w, int64_t a, int64_t b) {
   return fit;
 }
 
+double fit_detail(const FrameWindow& w, int64_t a, int64_t b) {
+  double both = 0;
+  double squares = 0;
+  for (int64_t j = a + 1; j < b; ++j) {
+    const double share = static_cast<double>(j - a) / static_cast<double>(b - a);
+    const double even = (1 - share) * w.detail(a) + share * w.detail(b);
+    const double loss = even - (1 - share) * (1 - share) * w.detail(a) - share * share * w.detail(b);
+    both += (even - w.detail(j)) * loss;
+    squares += loss * loss;
+  }
+  return squares > 0 ? std::clamp(both / squares, -1.0, 2.0) : 0;
+}
+
+double fit_sweep(const FrameWindow& w, int64_t a, int64_t b) {
+  double best = 0;
+  for (const bool columns : {true, false}) {
+    for (const bool backward : {false, true}) {
+      double on = 0;
+      double all = 0;
+      for (int64_t j = a + 1; j <= b; ++j) {
+        const std::vector<float>& steps = columns ? w.column_steps(j) : w.row_steps(j);
+        const auto cells = static_cast<double>(steps.size());
+        // In this step the front has swept from one place to the other; a cell on either side may be mixed.
+        double from = cells * static_cast<double>(j - 1 - a) / static_cast<double>(b - a);
+        double to = cells * static_cast<double>(j - a) / static_cast<double>(b - a);
+        if (backward) {
+          from = cells - from;
+          to = cells - to;
+          std::swap(from, to);
+        }
+        for (int64_t i = 0; i < static_cast<int64_t>(steps.size()); ++i) {
+          const double step = steps[static_cast<size_t>(i)];
+          all += step;
+          on += static_cast<double>(i) + 1.5 > from && static_cast<double>(i) - 0.5 < to ? step : 0;
+        }
+      }
+      best = std::max(best, all > 0 ? on / all : 0);
+    }
+  }
+  return best;
+}
+
 double spread_of_change(const FrameWindow& w, int64_t a, int64_t b) {
   const cv::Mat& first = w.colours(a);
   const cv::Mat& last = w.colours(b);

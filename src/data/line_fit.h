@@ -34,6 +34,14 @@ struct FrontFit {
 
 FrontFit fit_front(const FrameWindow& window, int64_t a, int64_t b);
 
+// How much of a mixture's loss of detail the frames between a and b have: 0 none, 1 that of two pictures that
+// have nothing to do with each other.
+double fit_detail(const FrameWindow& window, int64_t a, int64_t b);
+
+// Share of the change from frame to frame, on the way from a to b, that lies where an even front from one side
+// of the picture to the other passes; of the four directions the best.
+double fit_sweep(const FrameWindow& window, int64_t a, int64_t b);
+
 // Share of the picture in which a and b differ: 1 if evenly everywhere, small if in one spot.
 double spread_of_change(const FrameWindow& window, int64_t a, int64_t b);
 

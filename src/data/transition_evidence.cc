@@ -1,7 +1,9 @@
 #include "data/transition_evidence.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <span>
 
 #include "data/line_fit.h"
 
@@ -58,12 +60,20 @@ double logistic(double x) {
 }
 
 // Of each kind: the constant, then a weight for each number.
-constexpr std::array<double, Evidence::kNumbers + 1> kCutWeights = {-8.8597, 0.2419, 1.0419, 0.1087, 1.2824,
-                                                                    0.6452,  0.7589, 0.7031, -0.5209};
-constexpr std::array<double, Evidence::kNumbers + 1> kLineWeights = {
-    -11.4595, -2.3447, -1.0840, 0.1612, 2.0598, 0.9016, 9.6798, -0.7289, -1.4296};
-constexpr std::array<double, Evidence::kNumbers + 1> kFrontWeights = {
-    -12.6969, -3.1495, 0.2842, -18.3010, 0.4577, 2.7979, 0.2746, 0.0501, -2.4977};
+constexpr std::array<double, 9> kCutWeights = {-8.5428, 0.1495, 1.1649, 0.1285, 1.4114, 0.5601, 0.6860, 1.0285, -0.6520};
+constexpr std::array<double, 10> kLineWeights = {-6.0204, -1.7353, -0.4317, -0.7042, 1.8323, 0.9738, 9.0692, 0.2763, -1.0594, 7.7937};
+constexpr std::array<double, 10> kFrontWeights = {-18.0662, -2.1180, 0.3537, -14.7482, 1.1991, 17.6547, -0.5769, -0.2508, -3.2163, -0.9983};
+
+std::span<const double> weights_of(BoundaryKind kind) {
+  switch (kind) {
+    case BoundaryKind::kCut:
+      return kCutWeights;
+    case BoundaryKind::kWipe:
+      return kFrontWeights;
+    default:
+      return kLineWeights;
+  }
+}
 
 }  // namespace
 
@@ -158,24 +168,24 @@ Evidence line_evidence(const FrameWindow& w, const LineCandidate& line, bool fro
                       std::log(w.novelty(a, b, true) + 0.02),
                       spread_of_change(w, a, b),
                       std::log((inside + 1) / (outside + 1)),
-                      fit.largest * static_cast<double>(b - a)};
+                      fit.largest * static_cast<double>(b - a),
+                      fit_detail(w, a, b)};
   if (front) {
     const FrontFit moving = fit_front(w, a, b);
     evidence.numbers[0] = std::log(moving.odd + 0.01);
     evidence.numbers[6] = std::log(fit.front + 0.01);
     evidence.numbers[2] = moving.uneven;
+    evidence.numbers[4] = fit_sweep(w, a, b);
     evidence.numbers[7] = std::log(moving.ragged + 0.01);
   }
   return evidence;
 }
 
 void weigh(Evidence& evidence) {
-  const auto& weights = evidence.boundary.kind == BoundaryKind::kCut        ? kCutWeights
-                        : evidence.boundary.kind == BoundaryKind::kDissolve ? kLineWeights
-                                                                            : kFrontWeights;
+  const std::span<const double> weights = weights_of(evidence.boundary.kind);
   double sum = weights[0];
   for (size_t i = 0; i < evidence.numbers.size(); ++i) {
-    sum += weights.at(i + 1) * evidence.numbers.at(i);
+    sum += weights[i + 1] * evidence.numbers[i];
   }
   evidence.boundary.confidence = logistic(sum);
 }

@@ -4,9 +4,9 @@
 // scripts/fit_shots.py).
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "data/frame_window.h"
 #include "data/shots.h"
@@ -14,9 +14,8 @@
 namespace moga {
 
 struct Evidence {
-  static constexpr size_t kNumbers = 8;
   ShotBoundary boundary;
-  std::array<double, kNumbers> numbers{};
+  std::vector<double> numbers;  // as many as its kind has weights
 };
 
 // A sudden change right before frame t.
