@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <opencv2/imgproc.hpp>
 
 namespace moga {
@@ -30,10 +31,10 @@ double mean_squared_step(const cv::Mat& luma) {
          (2.0 * static_cast<double>(here.total()));
 }
 
-// Of each column and each row.
+// Sums over the first columns and rows.
 void squared_steps(const cv::Mat& a, const cv::Mat& b, std::vector<float>& columns, std::vector<float>& rows) {
-  columns.assign(static_cast<size_t>(a.cols), 0);
-  rows.assign(static_cast<size_t>(a.rows), 0);
+  columns.assign(static_cast<size_t>(a.cols) + 1, 0);
+  rows.assign(static_cast<size_t>(a.rows) + 1, 0);
   for (int y = 0; y < a.rows; ++y) {
     const auto* p = a.ptr<cv::Vec3b>(y);
     const auto* q = b.ptr<cv::Vec3b>(y);
@@ -43,10 +44,12 @@ void squared_steps(const cv::Mat& a, const cv::Mat& b, std::vector<float>& colum
         const int difference = p[x][c] - q[x][c];
         sum += difference * difference;
       }
-      columns[static_cast<size_t>(x)] += static_cast<float>(sum) / static_cast<float>(3 * a.rows);
-      rows[static_cast<size_t>(y)] += static_cast<float>(sum) / static_cast<float>(3 * a.cols);
+      columns[static_cast<size_t>(x) + 1] += static_cast<float>(sum);
+      rows[static_cast<size_t>(y) + 1] += static_cast<float>(sum);
     }
   }
+  std::partial_sum(columns.begin(), columns.end(), columns.begin());
+  std::partial_sum(rows.begin(), rows.end(), rows.begin());
 }
 
 }  // namespace
@@ -97,6 +100,19 @@ double FrameWindow::distance(int64_t a, int64_t b) const {
   }
   const auto [low, high] = std::minmax(a, b);
   return at(high).distances.at(static_cast<size_t>(high - low - 1));
+}
+
+std::vector<double> FrameWindow::cell_differences(int64_t a, int64_t b) const {
+  const cv::Mat& first = at(a).colours;
+  const cv::Mat& second = at(b).colours;
+  std::vector<double> squares(first.total());
+  for (size_t i = 0; i < squares.size(); ++i) {
+    for (size_t c = 3 * i; c < 3 * i + 3; ++c) {
+      const double difference = static_cast<double>(first.data[c]) - second.data[c];
+      squares[i] += difference * difference;
+    }
+  }
+  return squares;
 }
 
 double FrameWindow::novelty(int64_t a, int64_t b, bool any_light) const {

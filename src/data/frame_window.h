@@ -34,7 +34,8 @@ class FrameWindow {
   // Mean squared step of luma between neighbouring points there. A mixture of two pictures has less of it than
   // either.
   double detail(int64_t frame) const { return at(frame).detail; }
-  // Mean squared difference to the frame before, of each column and each row of the 32 x 18 grid.
+  // Squared difference to the frame before, summed over the first n columns (rows) of the 32 x 18 grid, for
+  // n = 0, 1, ..., all; 0 in the film's first frame.
   const std::vector<float>& column_steps(int64_t frame) const { return at(frame).column_steps; }
   const std::vector<float>& row_steps(int64_t frame) const { return at(frame).row_steps; }
   // Nothing to see: next to no contrast, by itself and against the frames around (a dark scene is not plain).
@@ -43,8 +44,8 @@ class FrameWindow {
   // about 1 unrelated. Squared differences of blocks at their best displacement, against the blocks' own
   // contrast. With `any_light`, blocks may have become lighter or darker.
   double novelty(int64_t a, int64_t b, bool any_light = false) const;
-  // 32 x 18 means, CV_8UC3.
-  const cv::Mat& colours(int64_t frame) const { return at(frame).colours; }
+  // Squared difference of colour in each cell of the 32 x 18 grid, row by row.
+  std::vector<double> cell_differences(int64_t a, int64_t b) const;
 
  private:
   struct Frame {

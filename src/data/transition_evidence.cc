@@ -5,6 +5,7 @@
 #include <cmath>
 #include <span>
 
+#include "data/front_fit.h"
 #include "data/line_fit.h"
 
 namespace moga {
@@ -55,14 +56,27 @@ bool is_flash(const FrameWindow& w, int64_t frame) {
   return false;
 }
 
+// How badly frames a to b are explained by a line or a front; nothing, if not at all.
+std::optional<double> line_misfit(const FrameWindow& w, int64_t a, int64_t b, double noise) {
+  const LineFit fit = fit_line(w, a, b, noise, true, true);
+  if (fit.largest > 0.5 || fit.rest > 0.25 || fit.line > 0.08) {
+    return std::nullopt;
+  }
+  return fit.line + fit.rest;
+}
+std::optional<double> front_misfit(const FrameWindow& w, int64_t a, int64_t b) {
+  const double misfit = 1 - fit_sweep(w, a, b);
+  return misfit > 0.6 ? std::nullopt : std::optional(misfit);
+}
+
 double logistic(double x) {
   return 1 / (1 + std::exp(-x));
 }
 
 // Of each kind: the constant, then a weight for each number.
 constexpr std::array<double, 9> kCutWeights = {-8.5428, 0.1495, 1.1649, 0.1285, 1.4114, 0.5601, 0.6860, 1.0285, -0.6520};
-constexpr std::array<double, 10> kLineWeights = {-6.0204, -1.7353, -0.4317, -0.7042, 1.8323, 0.9738, 9.0692, 0.2763, -1.0594, 7.7937};
-constexpr std::array<double, 10> kFrontWeights = {-18.0662, -2.1180, 0.3537, -14.7482, 1.1991, 17.6547, -0.5769, -0.2508, -3.2163, -0.9983};
+constexpr std::array<double, 9> kLineWeights = {-6.3190, -0.6047, 1.8542, 8.7019, -1.7089, -0.6507, 0.8927, -1.1225, 7.6563};
+constexpr std::array<double, 6> kFrontWeights = {-11.2886, -0.5802, 0.6063, 10.9093, 12.2597, -9.5098};
 
 std::span<const double> weights_of(BoundaryKind kind) {
   switch (kind) {
@@ -133,13 +147,9 @@ std::optional<LineCandidate> best_line(const FrameWindow& w, int64_t a, int64_t 
     if (whole < kLeastWay || whole < 8 * noise) {
       continue;
     }
-    const LineFit fit = fit_line(w, a, b, noise, true, true);
-    if (fit.largest > 0.5 || fit.rest > 0.25 || (front ? fit.front > 0.3 : fit.line > 0.08)) {
-      continue;
-    }
-    const double score = (front ? 0.2 * fit.front : fit.line) + fit.rest;
-    if (!best || score < best->score) {
-      best = LineCandidate{a, b, noise, score};
+    const std::optional<double> misfit = front ? front_misfit(w, a, b) : line_misfit(w, a, b, noise);
+    if (misfit && (!best || *misfit < best->misfit)) {
+      best = LineCandidate{a, b, noise, *misfit};
     }
   }
   if (best && spread_of_change(w, a, best->b) < 0.1) {
@@ -149,34 +159,23 @@ std::optional<LineCandidate> best_line(const FrameWindow& w, int64_t a, int64_t 
 }
 
 Evidence line_evidence(const FrameWindow& w, const LineCandidate& line, bool front) {
-  const auto [a, b, noise, score] = line;
+  const auto [a, b, noise, misfit] = line;
   const LineFit fit = fit_line(w, a, b, noise, true, true);
-  double outside = 0;
-  for (int64_t k = 0; k < 4; ++k) {
-    outside = std::max({outside, step(w, a - k), step(w, b + 1 + k)});
-  }
   Evidence evidence;
   evidence.boundary.kind = front ? BoundaryKind::kWipe : BoundaryKind::kDissolve;
   evidence.boundary.begin = a + 1;
   evidence.boundary.end = b;
   evidence.boundary.frame = a + 1 + (b - a - 1) / 2;
-  const double inside = w.distance(a, b) / static_cast<double>(b - a);
-  evidence.numbers = {std::log(fit.line + 0.002),
-                      std::log(fit.rest + 0.002),
-                      std::log(w.distance(a, b)),
-                      std::log(std::min(w.novelty(a, b), 1.0) + 0.01),
-                      std::log(w.novelty(a, b, true) + 0.02),
-                      spread_of_change(w, a, b),
-                      std::log((inside + 1) / (outside + 1)),
-                      fit.largest * static_cast<double>(b - a),
-                      fit_detail(w, a, b)};
+  // What both kinds have: the shots on either side differ, everywhere, and go on as they were.
+  evidence.numbers = {std::log(fit.rest + 0.002), std::log(std::min(w.novelty(a, b), 1.0) + 0.01),
+                      spread_of_change(w, a, b)};
   if (front) {
-    const FrontFit moving = fit_front(w, a, b);
-    evidence.numbers[0] = std::log(moving.odd + 0.01);
-    evidence.numbers[6] = std::log(fit.front + 0.01);
-    evidence.numbers[2] = moving.uneven;
-    evidence.numbers[4] = fit_sweep(w, a, b);
-    evidence.numbers[7] = std::log(moving.ragged + 0.01);
+    evidence.numbers.insert(evidence.numbers.end(), {fit_sweep(w, a, b), unevenness(w, a, b)});
+  } else {
+    evidence.numbers.insert(
+        evidence.numbers.end(),
+        {std::log(fit.line + 0.002), std::log(w.distance(a, b)), std::log(w.novelty(a, b, true) + 0.02),
+         fit.largest * static_cast<double>(b - a), fit_detail(w, a, b)});
   }
   return evidence;
 }

@@ -26,7 +26,7 @@ struct LineCandidate {
   int64_t a = 0;
   int64_t b = 0;
   double noise = 0;
-  double score = 0;
+  double misfit = 0;
 };
 std::optional<LineCandidate> best_line(const FrameWindow& window, int64_t a, int64_t longest, bool front);
 Evidence line_evidence(const FrameWindow& window, const LineCandidate& line, bool front);
