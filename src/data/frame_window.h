@@ -44,6 +44,8 @@ class FrameWindow {
   // about 1 unrelated. Squared differences of blocks at their best displacement, against the blocks' own
   // contrast. With `any_light`, blocks may have become lighter or darker.
   double novelty(int64_t a, int64_t b, bool any_light = false) const;
+  // 32 x 18 means, CV_8UC3.
+  const cv::Mat& colours(int64_t frame) const { return at(frame).colours; }
   // Squared difference of colour in each cell of the 32 x 18 grid, row by row.
   std::vector<double> cell_differences(int64_t a, int64_t b) const;
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <span>
 
+#include "data/camera_fit.h"
 #include "data/front_fit.h"
 #include "data/line_fit.h"
 
@@ -56,6 +57,18 @@ bool is_flash(const FrameWindow& w, int64_t frame) {
   return false;
 }
 
+// The picture was where the way from a to b leads a moment ago, or is soon back where it came from: a flash
+// dies away.
+bool returns(const FrameWindow& w, int64_t a, int64_t b) {
+  const double near = 0.25 * w.distance(a, b);
+  for (int64_t k = 1; k <= kFlash; ++k) {
+    if ((w.has(a - k) && w.distance(a - k, b) < near) || (w.has(b + k) && w.distance(a, b + k) < near)) {
+      return true;
+    }
+  }
+  return false;
+}
+
 // How badly frames a to b are explained by a line or a front; nothing, if not at all.
 std::optional<double> line_misfit(const FrameWindow& w, int64_t a, int64_t b, double noise) {
   const LineFit fit = fit_line(w, a, b, noise, true, true);
@@ -75,8 +88,8 @@ double logistic(double x) {
 
 // Of each kind: the constant, then a weight for each number.
 constexpr std::array<double, 9> kCutWeights = {-8.5428, 0.1495, 1.1649, 0.1285, 1.4114, 0.5601, 0.6860, 1.0285, -0.6520};
-constexpr std::array<double, 9> kLineWeights = {-6.3190, -0.6047, 1.8542, 8.7019, -1.7089, -0.6507, 0.8927, -1.1225, 7.6563};
-constexpr std::array<double, 6> kFrontWeights = {-11.2886, -0.5802, 0.6063, 10.9093, 12.2597, -9.5098};
+constexpr std::array<double, 10> kLineWeights = {-0.7710, -0.3658, 1.3125, 8.7878, 6.3490, -0.9069, -0.6383, 0.1201, -1.5365, 6.7478};
+constexpr std::array<double, 7> kFrontWeights = {-7.6324, -0.3623, 0.6209, 7.9669, 6.5245, 11.0502, -10.2346};
 
 std::span<const double> weights_of(BoundaryKind kind) {
   switch (kind) {
@@ -152,8 +165,9 @@ std::optional<LineCandidate> best_line(const FrameWindow& w, int64_t a, int64_t 
       best = LineCandidate{a, b, noise, *misfit};
     }
   }
-  if (best && spread_of_change(w, a, best->b) < 0.1) {
-    return std::nullopt;  // something moves somewhere
+  constexpr double kSomewhere = 0.1;  // something moves somewhere
+  if (best && (spread_of_change(w, a, best->b) < kSomewhere || returns(w, a, best->b))) {
+    return std::nullopt;
   }
   return best;
 }
@@ -168,7 +182,7 @@ Evidence line_evidence(const FrameWindow& w, const LineCandidate& line, bool fro
   evidence.boundary.frame = a + 1 + (b - a - 1) / 2;
   // What both kinds have: the shots on either side differ, everywhere, and go on as they were.
   evidence.numbers = {std::log(fit.rest + 0.002), std::log(std::min(w.novelty(a, b), 1.0) + 0.01),
-                      spread_of_change(w, a, b)};
+                      spread_of_change(w, a, b), std::log(unmoved(w, a, b) + 0.02)};
   if (front) {
     evidence.numbers.insert(evidence.numbers.end(), {fit_sweep(w, a, b), unevenness(w, a, b)});
   } else {
