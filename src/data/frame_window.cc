@@ -32,7 +32,8 @@ double mean_squared_step(const cv::Mat& luma) {
 }
 
 // Sums over the first columns and rows.
-void squared_steps(const cv::Mat& a, const cv::Mat& b, std::vector<float>& columns, std::vector<float>& rows) {
+void squared_steps(const cv::Mat& a, const cv::Mat& b, std::vector<float>& columns,
+                   std::vector<float>& rows) {
   columns.assign(static_cast<size_t>(a.cols) + 1, 0);
   rows.assign(static_cast<size_t>(a.rows) + 1, 0);
   for (int y = 0; y < a.rows; ++y) {

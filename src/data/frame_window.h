@@ -31,8 +31,8 @@ class FrameWindow {
   // subtitles).
   double contrast(int64_t frame) const { return at(frame).contrast; }
   double brightness(int64_t frame) const { return at(frame).brightness; }
-  // Mean squared step of luma between neighbouring points there. A mixture of two pictures has less of it than
-  // either.
+  // Mean squared step of luma between neighbouring points there. A mixture of two pictures has less of it
+  // than either.
   double detail(int64_t frame) const { return at(frame).detail; }
   // Squared difference to the frame before, summed over the first n columns (rows) of the 32 x 18 grid, for
   // n = 0, 1, ..., all; 0 in the film's first frame.

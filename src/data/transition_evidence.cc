@@ -87,8 +87,10 @@ double logistic(double x) {
 }
 
 // Of each kind: the constant, then a weight for each number.
-constexpr std::array<double, 9> kCutWeights = {-8.5428, 0.1495, 1.1649, 0.1285, 1.4114, 0.5601, 0.6860, 1.0285, -0.6520};
-constexpr std::array<double, 9> kLineWeights = {0.1071, -0.3706, 1.3682, 8.7825, 6.3713, -0.8962, -0.6298, -1.5358, 6.7655};
+constexpr std::array<double, 9> kCutWeights = {-8.5428, 0.1495, 1.1649, 0.1285, 1.4114,
+                                               0.5601,  0.6860, 1.0285, -0.6520};
+constexpr std::array<double, 9> kLineWeights = {0.1071,  -0.3706, 1.3682,  8.7825, 6.3713,
+                                                -0.8962, -0.6298, -1.5358, 6.7655};
 constexpr std::array<double, 7> kFrontWeights = {-7.1324, -0.3623, 0.6209, 7.9669, 6.5245, 11.0502, -10.2346};
 
 std::span<const double> weights_of(BoundaryKind kind) {
@@ -186,9 +188,9 @@ Evidence line_evidence(const FrameWindow& w, const LineCandidate& line, bool fro
   if (front) {
     evidence.numbers.insert(evidence.numbers.end(), {fit_sweep(w, a, b), unevenness(w, a, b)});
   } else {
-    evidence.numbers.insert(
-        evidence.numbers.end(),
-        {std::log(fit.line + 0.002), std::log(w.distance(a, b)), fit.largest * static_cast<double>(b - a), fit_detail(w, a, b)});
+    evidence.numbers.insert(evidence.numbers.end(),
+                            {std::log(fit.line + 0.002), std::log(w.distance(a, b)),
+                             fit.largest * static_cast<double>(b - a), fit_detail(w, a, b)});
   }
   return evidence;
 }
