@@ -1,6 +1,8 @@
 // The shot benchmark: films of known boundaries through an encoder, a decoder and the detector, and a table
 // of what was found. See docs/data.md.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -27,9 +29,59 @@ struct Options {
   std::string only;
   std::string folder;
   std::string evidence;
+  std::vector<std::string> videos;
   bool verbose = false;
   ShotSettings settings;
 };
+
+// Of the whole process, in user and system mode, all threads.
+double cpu_seconds() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
+// Decoding and detection together. CPU seconds tell more than the clock on a machine that is shared.
+void print_speed(const fs::path& video, const ShotSettings& settings) {
+  const auto start = std::chrono::steady_clock::now();
+  const double cpu_start = cpu_seconds();
+  VideoReader reader(video, cv::Size(kShotFrameWidth, kShotFrameHeight));
+  int64_t frames = 0;
+  const size_t found = detect_shots(reader, settings, [&] { ++frames; }).size();
+  const double cpu = cpu_seconds() - cpu_start;
+  const double wall = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const VideoInfo& info = reader.info();
+  MOGA_CHECK(info.fps > 0 && frames > 0, "{}: no frames, or no frame rate, to measure speed with",
+             video.string());
+  const double seconds = static_cast<double>(frames) / info.fps;
+  fmt::print("| {} | {}x{}, {:g} fps | {:.1f} | {} | {:.1f} | {:.4f} |\n", video.filename().string(),
+             info.width, info.height, info.fps, seconds, found, seconds / wall, cpu / seconds);
+  std::fflush(stdout);
+}
+
+// On the videos given, or on a film made for it.
+void measure_speed(const Options& options, const fs::path& folder, const std::vector<fs::path>& clips) {
+  std::vector<fs::path> videos(options.videos.begin(), options.videos.end());
+  if (videos.empty()) {
+    Category category;
+    category.grain = 3;  // without noise a painted film would be decoded faster than a filmed one
+    const fs::path path = folder / fmt::format("speed_{}_{:g}s.mp4", options.seed, options.seconds);
+    if (!fs::exists(path)) {
+      constexpr double kScale = 2.5;  // 800 x 480
+      write_film(Film(category, options.seed, options.seconds, clips), category, path, kScale);
+    }
+    videos.push_back(path);
+  }
+  fmt::print(
+      "| video | size | seconds | boundaries | times real time | CPU seconds a second of video |\n"
+      "|---|---|---|---|---|---|\n");
+  for (const fs::path& video : videos) {
+    print_speed(video, options.settings);
+  }
+}
 
 // 1: the truth has it; 0: it does not; nothing: neither should be learned from it.
 std::optional<int> label(const ShotBoundary& candidate, const std::vector<Truth>& truth) {
@@ -128,6 +180,11 @@ int run(int argc, char** argv) {
   app.add_option("--network", options.settings.network, "ONNX file of a learned detector");
   app.add_option("--evidence", options.evidence,
                  "Write what the detector of transitions weighs, with the truth, for scripts/fit_shots.py");
+  bool speed = false;
+  CLI::Option* speed_option = app.add_flag(
+      "--speed", speed,
+      "Measure speed alone, decoding included: on the videos given, or on a film of 800x480 that is made");
+  app.add_option("VIDEO", options.videos, "Videos to measure speed on")->needs(speed_option);
   app.add_flag("--verbose", options.verbose, "Print every boundary");
   try {
     app.parse(argc, argv);
@@ -140,6 +197,13 @@ int run(int argc, char** argv) {
                               ? fs::temp_directory_path() / fmt::format("moga_bench_shots_{}", ::getpid())
                               : fs::path(options.folder);
   fs::create_directories(folder);
+  if (speed) {
+    measure_speed(options, folder, clips);
+    if (temporary) {
+      fs::remove_all(folder);
+    }
+    return 0;
+  }
   fmt::print(
       "| category | minutes | cuts: true, found, right | F1 | transitions: true, found, right | F1 | kind "
       "right | "

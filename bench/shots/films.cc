@@ -333,15 +333,20 @@ cv::Mat Film::picture(int64_t frame) const {
   return picture;
 }
 
-void write_film(const Film& film, const Category& category, const std::filesystem::path& path) {
+void write_film(const Film& film, const Category& category, const std::filesystem::path& path, double scale) {
   VideoSettings settings;
-  settings.width = kWidth;
-  settings.height = kHeight;
+  settings.width = static_cast<int64_t>(kWidth * scale);
+  settings.height = static_cast<int64_t>(kHeight * scale);
   settings.fps = category.fps;
   settings.crf = category.crf;
   VideoWriter writer(path, settings);
   for (int64_t i = 0; i < film.frames(); ++i) {
-    writer.write(film.picture(i));
+    cv::Mat picture = film.picture(i);
+    if (scale != 1) {
+      cv::resize(picture, picture,
+                 cv::Size(static_cast<int>(settings.width), static_cast<int>(settings.height)));
+    }
+    writer.write(picture);
   }
   writer.finish();
 }

@@ -61,8 +61,9 @@ class Film {
   std::unique_ptr<Impl> impl_;
 };
 
-// Encodes it as the category says.
-void write_film(const Film& film, const Category& category, const std::filesystem::path& path);
+// Encodes it as the category says, with pictures `scale` times as large.
+void write_film(const Film& film, const Category& category, const std::filesystem::path& path,
+                double scale = 1);
 
 // The real clips beside the source folder (../shared/clips), or none.
 std::vector<std::filesystem::path> real_clips();

@@ -40,7 +40,8 @@ Score measure(uint64_t first_seed, double seconds) {
 
 TEST(ShotBenchmark, GoalsAreMet) {
   if (real_clips().empty()) {
-    // Painted scenes alone are harder than what is filmed, and the goals are not met on them (docs/data.md).
+    // Painted scenes alone are harder than what is filmed, and false alarms may be too many there
+    // (docs/data.md).
     GTEST_SKIP() << "no real clips beside the source folder (../shared/clips)";
   }
   const Score total = measure(900'000, 14);

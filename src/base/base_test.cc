@@ -1,11 +1,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <fstream>
 
 #include "base/atomic_file.h"
 #include "base/config.h"
+#include "base/module.h"
 #include "base/progress.h"
 #include "base/text_util.h"
 #include "base/threads.h"
@@ -175,6 +177,14 @@ TEST(Threads, EnvironmentOverridesAndIsChecked) {
   EXPECT_THAT(message_of([] { thread_count(); }), HasSubstr("MOGA_THREADS"));
   unsetenv("MOGA_THREADS");
   EXPECT_GE(thread_count(), 1);
+}
+
+TEST(Module, ReturnsWhatItsFunctionReturns) {
+  EXPECT_EQ(load_module("libc.so.6", "__errno_location"), &errno);
+  EXPECT_THAT(message_of([] { load_module("libmoga_none.so", "api"); }),
+              HasSubstr("cannot load libmoga_none.so"));
+  EXPECT_THAT(message_of([] { load_module("libc.so.6", "moga_api"); }),
+              HasSubstr("libc.so.6 is of another version: it has no function moga_api"));
 }
 
 TEST(Progress, TimeLeftFollowsTheRate) {

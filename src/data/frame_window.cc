@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <opencv2/imgproc.hpp>
 
 namespace moga {
@@ -17,6 +18,41 @@ constexpr int kReachY = 10;
 // Squared grey levels a pixel that count as nothing: rounding and coding noise.
 constexpr double kCodingNoise = 4;
 
+// The middle of the frame, inside bars and above subtitles.
+cv::Rect middle(const cv::Mat& picture) {
+  return {picture.cols / 16, picture.rows / 5, picture.cols * 7 / 8, picture.rows * 3 / 5};
+}
+
+double mean_squared_step(const cv::Mat& luma) {
+  const cv::Mat here = luma(cv::Rect(0, 0, luma.cols - 1, luma.rows - 1));
+  const cv::Mat right = luma(cv::Rect(1, 0, luma.cols - 1, luma.rows - 1));
+  const cv::Mat below = luma(cv::Rect(0, 1, luma.cols - 1, luma.rows - 1));
+  return (cv::norm(here, right, cv::NORM_L2SQR) + cv::norm(here, below, cv::NORM_L2SQR)) /
+         (2.0 * static_cast<double>(here.total()));
+}
+
+// Sums over the first columns and rows.
+void squared_steps(const cv::Mat& a, const cv::Mat& b, std::vector<float>& columns,
+                   std::vector<float>& rows) {
+  columns.assign(static_cast<size_t>(a.cols) + 1, 0);
+  rows.assign(static_cast<size_t>(a.rows) + 1, 0);
+  for (int y = 0; y < a.rows; ++y) {
+    const auto* p = a.ptr<cv::Vec3b>(y);
+    const auto* q = b.ptr<cv::Vec3b>(y);
+    for (int x = 0; x < a.cols; ++x) {
+      int sum = 0;
+      for (int c = 0; c < 3; ++c) {
+        const int difference = p[x][c] - q[x][c];
+        sum += difference * difference;
+      }
+      columns[static_cast<size_t>(x) + 1] += static_cast<float>(sum);
+      rows[static_cast<size_t>(y) + 1] += static_cast<float>(sum);
+    }
+  }
+  std::partial_sum(columns.begin(), columns.end(), columns.begin());
+  std::partial_sum(rows.begin(), rows.end(), rows.begin());
+}
+
 }  // namespace
 
 int64_t FrameWindow::oldest() const {
@@ -29,13 +65,14 @@ void FrameWindow::add(const cv::Mat& rgb) {
   cv::Mat half;
   cv::resize(rgb, half, kLuma, 0, 0, cv::INTER_AREA);
   cv::cvtColor(half, frame.luma, cv::COLOR_RGB2GRAY);
-  const cv::Rect inside(kColours.width / 16, kColours.height / 5, kColours.width * 7 / 8,
-                        kColours.height * 3 / 5);
   cv::Scalar mean;
   cv::Scalar deviation;
-  cv::meanStdDev(frame.colours(inside), mean, deviation);
+  cv::meanStdDev(frame.colours(middle(frame.colours)), mean, deviation);
   frame.contrast = (deviation[0] + deviation[1] + deviation[2]) / 3;
   frame.brightness = (mean[0] + mean[1] + mean[2]) / 3;
+  frame.detail = mean_squared_step(frame.luma(middle(frame.luma)));
+  squared_steps(frame.colours, count_ > 0 ? at(count_ - 1).colours : frame.colours, frame.column_steps,
+                frame.row_steps);
   const int64_t reach = std::min(kReach, count_);
   frame.distances.resize(static_cast<size_t>(reach));
   const double scale = 1.0 / static_cast<double>(frame.colours.total() * 3);
@@ -64,6 +101,19 @@ double FrameWindow::distance(int64_t a, int64_t b) const {
   }
   const auto [low, high] = std::minmax(a, b);
   return at(high).distances.at(static_cast<size_t>(high - low - 1));
+}
+
+std::vector<double> FrameWindow::cell_differences(int64_t a, int64_t b) const {
+  const cv::Mat& first = at(a).colours;
+  const cv::Mat& second = at(b).colours;
+  std::vector<double> squares(first.total());
+  for (size_t i = 0; i < squares.size(); ++i) {
+    for (size_t c = 3 * i; c < 3 * i + 3; ++c) {
+      const double difference = static_cast<double>(first.data[c]) - second.data[c];
+      squares[i] += difference * difference;
+    }
+  }
+  return squares;
 }
 
 double FrameWindow::novelty(int64_t a, int64_t b, bool any_light) const {

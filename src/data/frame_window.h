@@ -31,6 +31,13 @@ class FrameWindow {
   // subtitles).
   double contrast(int64_t frame) const { return at(frame).contrast; }
   double brightness(int64_t frame) const { return at(frame).brightness; }
+  // Mean squared step of luma between neighbouring points there. A mixture of two pictures has less of it
+  // than either.
+  double detail(int64_t frame) const { return at(frame).detail; }
+  // Squared difference to the frame before, summed over the first n columns (rows) of the 32 x 18 grid, for
+  // n = 0, 1, ..., all; 0 in the film's first frame.
+  const std::vector<float>& column_steps(int64_t frame) const { return at(frame).column_steps; }
+  const std::vector<float>& row_steps(int64_t frame) const { return at(frame).row_steps; }
   // Nothing to see: next to no contrast, by itself and against the frames around (a dark scene is not plain).
   bool is_plain(int64_t frame) const;
   // Which part of frame b cannot be explained by parts of frame a that have moved: 0 all is found again,
@@ -39,6 +46,8 @@ class FrameWindow {
   double novelty(int64_t a, int64_t b, bool any_light = false) const;
   // 32 x 18 means, CV_8UC3.
   const cv::Mat& colours(int64_t frame) const { return at(frame).colours; }
+  // Squared difference of colour in each cell of the 32 x 18 grid, row by row.
+  std::vector<double> cell_differences(int64_t a, int64_t b) const;
 
  private:
   struct Frame {
@@ -46,6 +55,9 @@ class FrameWindow {
     cv::Mat luma;     // 64 x 36, CV_8UC1
     double contrast = 0;
     double brightness = 0;
+    double detail = 0;
+    std::vector<float> column_steps;
+    std::vector<float> row_steps;
     std::vector<float> distances;  // [k]: to the frame k + 1 before
   };
   const Frame& at(int64_t frame) const { return frames_[static_cast<size_t>(frame % kKept)]; }

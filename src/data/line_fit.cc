@@ -14,15 +14,6 @@ double mixture_error(const FrameWindow& w, int64_t frame, int64_t a, int64_t b, 
                            share * (1 - share) * w.distance(a, b));
 }
 
-double squared_difference(const cv::Mat& a, const cv::Mat& b, int cell) {
-  double sum = 0;
-  for (int c = 3 * cell; c < 3 * cell + 3; ++c) {
-    const double difference = static_cast<double>(a.data[c]) - b.data[c];
-    sum += difference * difference;
-  }
-  return sum;
-}
-
 }  // namespace
 
 LineFit fit_line(const FrameWindow& w, int64_t a, int64_t b, double noise, bool rest_before,
@@ -33,7 +24,6 @@ LineFit fit_line(const FrameWindow& w, int64_t a, int64_t b, double noise, bool 
     return fit;
   }
   double line = 0;
-  double front = 0;
   double last = 0;
   fit.largest = 0;
   for (int64_t j = a + 1; j <= b; ++j) {
@@ -45,7 +35,6 @@ LineFit fit_line(const FrameWindow& w, int64_t a, int64_t b, double noise, bool 
     last = along;
     if (j < b) {
       line += std::max(0.0, mixture_error(w, j, a, b, share) - noise);
-      front += std::abs(from_a + to_b - 1) + 0.5 * std::abs(along - share);
     }
   }
   double rest = 0;
@@ -62,73 +51,32 @@ LineFit fit_line(const FrameWindow& w, int64_t a, int64_t b, double noise, bool 
   }
   const auto mixed = static_cast<double>(std::max<int64_t>(1, b - a - 1));
   fit.line = line / (mixed * whole);
-  fit.front = front / mixed;
   fit.rest = count > 0 ? rest / (count * whole) : 0;
   return fit;
 }
 
-FrontFit fit_front(const FrameWindow& w, int64_t a, int64_t b) {
-  const cv::Mat& first = w.colours(a);
-  const cv::Mat& last = w.colours(b);
-  const int cells = first.rows * first.cols;
-  std::vector<double> change(static_cast<size_t>(cells));
-  double total = 0;
-  for (int i = 0; i < cells; ++i) {
-    change[static_cast<size_t>(i)] = squared_difference(first, last, i);
-    total += change[static_cast<size_t>(i)];
-  }
-  FrontFit fit;
-  if (total <= 0 || b - a < 2) {
-    return fit;
-  }
-  fit = {0, 0, 0};
-  std::vector<bool> taken(static_cast<size_t>(cells));
+double fit_detail(const FrameWindow& w, int64_t a, int64_t b) {
+  double both = 0;
+  double squares = 0;
   for (int64_t j = a + 1; j < b; ++j) {
-    const cv::Mat& now = w.colours(j);
-    double odd = 0;
-    double new_part = 0;
-    for (int i = 0; i < cells; ++i) {
-      const auto cell = static_cast<size_t>(i);
-      const double to_first = squared_difference(now, first, i);
-      const double to_last = squared_difference(now, last, i);
-      taken[cell] = to_last < to_first;
-      new_part += taken[cell] ? change[cell] : 0;
-      odd += std::min({to_first, to_last, change[cell]});
-    }
-    // Along the rows and down the columns, weighted by what the cells have to say.
-    double apart = 0;
-    double pairs = 0;
-    for (int i = 0; i < cells; ++i) {
-      const auto cell = static_cast<size_t>(i);
-      for (const int next : {i % first.cols + 1 < first.cols ? i + 1 : cells, i + first.cols}) {
-        if (next < cells) {
-          const double weight = std::min(change[cell], change[static_cast<size_t>(next)]);
-          pairs += weight;
-          apart += taken[cell] != taken[static_cast<size_t>(next)] ? weight : 0;
-        }
-      }
-    }
-    const double frames = static_cast<double>(b - a - 1);
     const double share = static_cast<double>(j - a) / static_cast<double>(b - a);
-    fit.odd += odd / total / frames;
-    fit.ragged += pairs > 0 ? apart / pairs / frames : 0;
-    fit.uneven = std::max(fit.uneven, std::abs(new_part / total - share));
+    const double even = (1 - share) * w.detail(a) + share * w.detail(b);
+    const double loss = even - (1 - share) * (1 - share) * w.detail(a) - share * share * w.detail(b);
+    both += (even - w.detail(j)) * loss;
+    squares += loss * loss;
   }
-  return fit;
+  return squares > 0 ? std::clamp(both / squares, -1.0, 2.0) : 0;
 }
 
 double spread_of_change(const FrameWindow& w, int64_t a, int64_t b) {
-  const cv::Mat& first = w.colours(a);
-  const cv::Mat& last = w.colours(b);
-  const int cells = first.rows * first.cols;
+  const std::vector<double> changes = w.cell_differences(a, b);
   double sum = 0;
   double squares = 0;
-  for (int i = 0; i < cells; ++i) {
-    const double change = squared_difference(first, last, i);
+  for (const double change : changes) {
     sum += change;
     squares += change * change;
   }
-  return squares > 0 ? sum * sum / squares / cells : 1;
+  return squares > 0 ? sum * sum / squares / static_cast<double>(changes.size()) : 1;
 }
 
 }  // namespace moga

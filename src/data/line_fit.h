@@ -15,9 +15,6 @@ struct LineFit {
   double line = 1;     // of the frames between a and b
   double rest = 1;     // of kRest frames before a and after b
   double largest = 1;  // step between neighbours on the way, as a share of the way
-  // Of the same frames, if a front runs through the picture: each part jumps at its own time, so that the
-  // squared distances to a and to b grow and shrink evenly and add up to the whole.
-  double front = 1;
 };
 
 inline constexpr int64_t kRest = 6;
@@ -25,14 +22,9 @@ inline constexpr int64_t kRest = 6;
 LineFit fit_line(const FrameWindow& window, int64_t a, int64_t b, double noise, bool rest_before,
                  bool rest_after);
 
-// The same for a front that runs through the picture and leaves the new shot behind it.
-struct FrontFit {
-  double odd = 1;     // mean share of the difference from a to b that fits neither shot
-  double uneven = 1;  // largest distance of the new shot's share from an even progress
-  double ragged = 1;  // mean share of neighbouring cells that lie on different sides of the front
-};
-
-FrontFit fit_front(const FrameWindow& window, int64_t a, int64_t b);
+// How much of a mixture's loss of detail the frames between a and b have: 0 none, 1 that of two pictures that
+// have nothing to do with each other.
+double fit_detail(const FrameWindow& window, int64_t a, int64_t b);
 
 // Share of the picture in which a and b differ: 1 if evenly everywhere, small if in one spot.
 double spread_of_change(const FrameWindow& window, int64_t a, int64_t b);

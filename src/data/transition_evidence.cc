@@ -1,8 +1,12 @@
 #include "data/transition_evidence.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <span>
 
+#include "data/camera_fit.h"
+#include "data/front_fit.h"
 #include "data/line_fit.h"
 
 namespace moga {
@@ -53,17 +57,52 @@ bool is_flash(const FrameWindow& w, int64_t frame) {
   return false;
 }
 
+// The picture was where the way from a to b leads a moment ago, or is soon back where it came from: a flash
+// dies away.
+bool returns(const FrameWindow& w, int64_t a, int64_t b) {
+  const double near = 0.25 * w.distance(a, b);
+  for (int64_t k = 1; k <= kFlash; ++k) {
+    if ((w.has(a - k) && w.distance(a - k, b) < near) || (w.has(b + k) && w.distance(a, b + k) < near)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// How badly frames a to b are explained by a line or a front; nothing, if not at all.
+std::optional<double> line_misfit(const FrameWindow& w, int64_t a, int64_t b, double noise) {
+  const LineFit fit = fit_line(w, a, b, noise, true, true);
+  if (fit.largest > 0.5 || fit.rest > 0.25 || fit.line > 0.08) {
+    return std::nullopt;
+  }
+  return fit.line + fit.rest;
+}
+std::optional<double> front_misfit(const FrameWindow& w, int64_t a, int64_t b) {
+  const double misfit = 1 - fit_sweep(w, a, b);
+  return misfit > 0.6 ? std::nullopt : std::optional(misfit);
+}
+
 double logistic(double x) {
   return 1 / (1 + std::exp(-x));
 }
 
 // Of each kind: the constant, then a weight for each number.
-constexpr std::array<double, Evidence::kNumbers + 1> kCutWeights = {-8.8597, 0.2419, 1.0419, 0.1087, 1.2824,
-                                                                    0.6452,  0.7589, 0.7031, -0.5209};
-constexpr std::array<double, Evidence::kNumbers + 1> kLineWeights = {
-    -11.4595, -2.3447, -1.0840, 0.1612, 2.0598, 0.9016, 9.6798, -0.7289, -1.4296};
-constexpr std::array<double, Evidence::kNumbers + 1> kFrontWeights = {
-    -12.6969, -3.1495, 0.2842, -18.3010, 0.4577, 2.7979, 0.2746, 0.0501, -2.4977};
+constexpr std::array<double, 9> kCutWeights = {-8.5428, 0.1495, 1.1649, 0.1285, 1.4114,
+                                               0.5601,  0.6860, 1.0285, -0.6520};
+constexpr std::array<double, 9> kLineWeights = {0.1071,  -0.3706, 1.3682,  8.7825, 6.3713,
+                                                -0.8962, -0.6298, -1.5358, 6.7655};
+constexpr std::array<double, 7> kFrontWeights = {-7.1324, -0.3623, 0.6209, 7.9669, 6.5245, 11.0502, -10.2346};
+
+std::span<const double> weights_of(BoundaryKind kind) {
+  switch (kind) {
+    case BoundaryKind::kCut:
+      return kCutWeights;
+    case BoundaryKind::kWipe:
+      return kFrontWeights;
+    default:
+      return kLineWeights;
+  }
+}
 
 }  // namespace
 
@@ -123,59 +162,44 @@ std::optional<LineCandidate> best_line(const FrameWindow& w, int64_t a, int64_t 
     if (whole < kLeastWay || whole < 8 * noise) {
       continue;
     }
-    const LineFit fit = fit_line(w, a, b, noise, true, true);
-    if (fit.largest > 0.5 || fit.rest > 0.25 || (front ? fit.front > 0.3 : fit.line > 0.08)) {
-      continue;
-    }
-    const double score = (front ? 0.2 * fit.front : fit.line) + fit.rest;
-    if (!best || score < best->score) {
-      best = LineCandidate{a, b, noise, score};
+    const std::optional<double> misfit = front ? front_misfit(w, a, b) : line_misfit(w, a, b, noise);
+    if (misfit && (!best || *misfit < best->misfit)) {
+      best = LineCandidate{a, b, noise, *misfit};
     }
   }
-  if (best && spread_of_change(w, a, best->b) < 0.1) {
-    return std::nullopt;  // something moves somewhere
+  constexpr double kSomewhere = 0.1;  // something moves somewhere
+  if (best && (spread_of_change(w, a, best->b) < kSomewhere || returns(w, a, best->b))) {
+    return std::nullopt;
   }
   return best;
 }
 
 Evidence line_evidence(const FrameWindow& w, const LineCandidate& line, bool front) {
-  const auto [a, b, noise, score] = line;
+  const auto [a, b, noise, misfit] = line;
   const LineFit fit = fit_line(w, a, b, noise, true, true);
-  double outside = 0;
-  for (int64_t k = 0; k < 4; ++k) {
-    outside = std::max({outside, step(w, a - k), step(w, b + 1 + k)});
-  }
   Evidence evidence;
   evidence.boundary.kind = front ? BoundaryKind::kWipe : BoundaryKind::kDissolve;
   evidence.boundary.begin = a + 1;
   evidence.boundary.end = b;
   evidence.boundary.frame = a + 1 + (b - a - 1) / 2;
-  const double inside = w.distance(a, b) / static_cast<double>(b - a);
-  evidence.numbers = {std::log(fit.line + 0.002),
-                      std::log(fit.rest + 0.002),
-                      std::log(w.distance(a, b)),
-                      std::log(std::min(w.novelty(a, b), 1.0) + 0.01),
-                      std::log(w.novelty(a, b, true) + 0.02),
-                      spread_of_change(w, a, b),
-                      std::log((inside + 1) / (outside + 1)),
-                      fit.largest * static_cast<double>(b - a)};
+  // What both kinds have: the shots on either side differ, everywhere, and go on as they were.
+  evidence.numbers = {std::log(fit.rest + 0.002), std::log(std::min(w.novelty(a, b), 1.0) + 0.01),
+                      spread_of_change(w, a, b), std::log(unmoved(w, a, b) + 0.02)};
   if (front) {
-    const FrontFit moving = fit_front(w, a, b);
-    evidence.numbers[0] = std::log(moving.odd + 0.01);
-    evidence.numbers[6] = std::log(fit.front + 0.01);
-    evidence.numbers[2] = moving.uneven;
-    evidence.numbers[7] = std::log(moving.ragged + 0.01);
+    evidence.numbers.insert(evidence.numbers.end(), {fit_sweep(w, a, b), unevenness(w, a, b)});
+  } else {
+    evidence.numbers.insert(evidence.numbers.end(),
+                            {std::log(fit.line + 0.002), std::log(w.distance(a, b)),
+                             fit.largest * static_cast<double>(b - a), fit_detail(w, a, b)});
   }
   return evidence;
 }
 
 void weigh(Evidence& evidence) {
-  const auto& weights = evidence.boundary.kind == BoundaryKind::kCut        ? kCutWeights
-                        : evidence.boundary.kind == BoundaryKind::kDissolve ? kLineWeights
-                                                                            : kFrontWeights;
+  const std::span<const double> weights = weights_of(evidence.boundary.kind);
   double sum = weights[0];
   for (size_t i = 0; i < evidence.numbers.size(); ++i) {
-    sum += weights.at(i + 1) * evidence.numbers.at(i);
+    sum += weights[i + 1] * evidence.numbers[i];
   }
   evidence.boundary.confidence = logistic(sum);
 }

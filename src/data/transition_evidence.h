@@ -4,9 +4,9 @@
 // scripts/fit_shots.py).
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "data/frame_window.h"
 #include "data/shots.h"
@@ -14,9 +14,8 @@
 namespace moga {
 
 struct Evidence {
-  static constexpr size_t kNumbers = 8;
   ShotBoundary boundary;
-  std::array<double, kNumbers> numbers{};
+  std::vector<double> numbers;  // as many as its kind has weights
 };
 
 // A sudden change right before frame t.
@@ -27,7 +26,7 @@ struct LineCandidate {
   int64_t a = 0;
   int64_t b = 0;
   double noise = 0;
-  double score = 0;
+  double misfit = 0;
 };
 std::optional<LineCandidate> best_line(const FrameWindow& window, int64_t a, int64_t longest, bool front);
 Evidence line_evidence(const FrameWindow& window, const LineCandidate& line, bool front);

@@ -111,7 +111,7 @@ void TransitionDetector::follow_line(const FrameWindow& window, int64_t frame, b
   auto& [before, last] = recent_.at(front ? 1 : 0);
   const std::optional<LineCandidate> next = best_line(window, frame, kLongest, front);
   const auto worse = [&last = last](const std::optional<LineCandidate>& other) {
-    return !other || other->score >= last->score;
+    return !other || other->misfit >= last->misfit;
   };
   // A line to or from a plain picture is half a fade.
   if (last && worse(before) && worse(next) && !window.is_plain(last->a) && !window.is_plain(last->b)) {

@@ -76,12 +76,13 @@ struct SourceLimits {
 };
 
 struct FilterConfig {
+  // Measured on real clips and damaged versions of them: docs/data.md.
   std::vector<Limit> video = {{"seconds", 2, {}},      {"width", 64, {}},        {"height", 64, {}},
-                              {"sharpness", 3, {}},    {"clipped_low", {}, 0.5}, {"clipped_high", {}, 0.3},
-                              {"contrast", 12, {}},    {"noise", {}, 8},         {"still", {}, 0.8},
-                              {"duplicates", {}, 0.6}, {"damaged", {}, 0.02},    {"interlaced", {}, 0.5}};
-  std::vector<Limit> shot = {{"sharpness", 2, {}}, {"clipped_low", {}, 0.7}, {"clipped_high", {}, 0.5},
-                             {"contrast", 8, {}},  {"noise", {}, 12},        {"still", {}, 0.95}};
+                              {"sharpness", 5, {}},    {"clipped_low", {}, 0.5}, {"clipped_high", {}, 0.15},
+                              {"contrast", 12, {}},    {"noise", {}, 3.5},       {"still", {}, 0.8},
+                              {"duplicates", {}, 0.4}, {"damaged", {}, 0.02},    {"interlaced", {}, 0.5}};
+  std::vector<Limit> shot = {{"sharpness", 4, {}}, {"clipped_low", {}, 0.7}, {"clipped_high", {}, 0.3},
+                             {"contrast", 10, {}}, {"noise", {}, 6},         {"still", {}, 0.95}};
   std::vector<SourceLimits> sources;
 
   template <class Self, class V>

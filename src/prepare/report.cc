@@ -164,6 +164,7 @@ void write_report(const fs::path& out, const fs::path& manifest, const std::stri
   std::ofstream page(file.path());
   page << R"(<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>moga prepare</title><style>
+:root{color-scheme:dark}
 body{font:14px/1.45 system-ui,"DejaVu Sans",sans-serif;background:#13151a;color:#d5d8e0;margin:24px auto;max-width:1240px;padding:0 16px}
 h1{font-size:22px;color:#f0f1f5;margin:0 0 4px}h2{font-size:16px;color:#f0f1f5;margin:0 0 6px;word-break:break-all}
 pre{background:#1b1e26;padding:10px 14px;border-radius:6px;white-space:pre-wrap}
@@ -172,15 +173,15 @@ pre{background:#1b1e26;padding:10px 14px;border-radius:6px;white-space:pre-wrap}
 .line i{position:absolute;top:5px;bottom:5px;border-radius:2px;min-width:2px}
 .line i.keep{background:#3d8f63}.line i.drop{background:#8a4636}
 .line b{position:absolute;top:0;bottom:0;min-width:2px;background:#ffbe5c;opacity:.85}.line b.over{background:#56b4e9}
-img{display:block;height:90px;border-radius:3px}.strip{overflow-x:auto}
+img{display:block;max-width:100%;max-height:90px;border-radius:3px}
+.scores{display:flex;flex-wrap:wrap;gap:4px 14px;margin:6px 0;font-variant-numeric:tabular-nums}
 .shots{display:grid;grid-template-columns:repeat(auto-fill,minmax(400px,1fr));gap:14px;margin-top:10px}
 .shot{background:#1b1e26;border-radius:6px;padding:8px}.shot.out{opacity:.72}
-table{border-collapse:collapse;margin:6px 0}td{padding:0 14px 0 0;font-variant-numeric:tabular-nums}
 </style></head><body>
 )";
   page << "<h1>moga prepare</h1><p class=\"small\">after the stage " << escape_html(stage) << "</p><pre>"
        << escape_html(describe_summary(summary)) << "</pre>\n"
-       << "<p class=\"small\">Bars: shots, green where they are in films, red where they are dropped. Marks: "
+       << "<p class=\"small\">Bars: shots, green where they are kept, red where they are dropped. Marks: "
           "yellow for "
           "clean cuts, blue for transitions.</p>\n";
   ManifestReader reader(manifest);

@@ -31,12 +31,10 @@ std::string escape_html(const std::string& text) {
 
 namespace {
 
-std::string scores_table(const Scores& scores) {
-  std::string names;
-  std::string values;
+std::string scores_list(const Scores& scores) {
+  std::string out = "<div class=\"scores\">";
   const auto add = [&](const std::string& name, double value) {
-    names += "<td class=\"small\">" + escape_html(name) + "</td>";
-    values += fmt::format("<td>{:.3g}</td>", value);
+    out += fmt::format("<div><span class=\"small\">{}</span><br>{:.3g}</div>", escape_html(name), value);
   };
   Scores::visit(scores, [&](const char* name, const auto& field, const char*) {
     if constexpr (std::is_same_v<std::decay_t<decltype(field)>, double>) {
@@ -46,7 +44,7 @@ std::string scores_table(const Scores& scores) {
   for (const LearnedScore& learned : scores.learned) {
     add(learned.name, learned.value);
   }
-  return "<table><tr>" + names + "</tr><tr>" + values + "</tr></table>";
+  return out + "</div>";
 }
 
 // Where things lie on a line as long as the video.
@@ -80,8 +78,8 @@ std::string timeline(const VideoRecord& video) {
 std::string shot_html(const ShotRecord& shot, size_t number) {
   std::string out = fmt::format("<div class=\"shot{}\">", shot.dropped ? " out" : "");
   if (!shot.thumbnails.empty()) {
-    out += fmt::format("<div class=\"strip\"><img src=\"{}\" alt=\"shot {}\" loading=\"lazy\"></div>",
-                       escape_html(shot.thumbnails), number);
+    out += fmt::format("<img src=\"{}\" alt=\"shot {}\" loading=\"lazy\">", escape_html(shot.thumbnails),
+                       number);
   }
   out += fmt::format("<div><b>Shot {}</b> <span class=\"small\">{:.2f} to {:.2f} s</span>", number,
                      shot.begin, shot.end);
@@ -101,7 +99,7 @@ std::string shot_html(const ShotRecord& shot, size_t number) {
     out += fmt::format("<div class=\"small\">{}: {}</div>", escape_html(text.kind), escape_html(text.text));
   }
   if (shot.scores) {
-    out += "<div class=\"strip\">" + scores_table(*shot.scores) + "</div>";
+    out += scores_list(*shot.scores);
   }
   return out + "</div>\n";
 }
@@ -130,11 +128,10 @@ std::string video_html(const VideoRecord& video) {
                        mark.text.empty() ? "a picture" : escape_html(mark.text));
   }
   if (!video.thumbnails.empty()) {
-    out += "<div class=\"strip\"><img src=\"" + escape_html(video.thumbnails) +
-           "\" alt=\"\" loading=\"lazy\"></div>";
+    out += "<img src=\"" + escape_html(video.thumbnails) + "\" alt=\"\" loading=\"lazy\">";
   }
   if (video.scores) {
-    out += scores_table(*video.scores);
+    out += scores_list(*video.scores);
   }
   if (!video.shots.empty()) {
     out += timeline(video);
