@@ -165,7 +165,6 @@ TEST_F(CliTrain, TerminationSavesAndTheCodeSaysSo) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   // A second run in the same folder is refused meanwhile.
-  const std::string kept = errors();
   EXPECT_EQ(run({"train", run_config}), 2);
   EXPECT_THAT(errors(), HasSubstr("another run is training in"));
   ::kill(child, SIGTERM);

@@ -10,6 +10,7 @@
 #include "evaluation/judge.h"
 #include "pipeline/decode.h"
 #include "pipeline/generate.h"
+#include "train_cost.h"
 #include "training/plot.h"
 #include "training/train.h"
 
@@ -27,6 +28,7 @@ struct TrainCommand {
   bool explain = false;
   bool check = false;
   bool accept_changes = false;
+  double tflops = 360;  // measured for a training step on an H200 (docs/performance.md)
 };
 
 TrainEnd train_judge_from(const TrainConfig& config, torch::Device device) {
@@ -88,8 +90,12 @@ void run_train(const TrainCommand& command) {
   if (command.check) {
     fmt::print("{}: {} of {}, {} steps in {} stages\n", command.config, enum_name(config.kind), config.model,
                total_steps(config), config.stages.size());
+    if (config.kind == TrainKind::kDit) {
+      fmt::print("\n{}", training_cost(config, command.tflops * 1e12));
+    }
     return;
   }
+  check_paths(config, command.config);
   const torch::Device device = choose_device(command.device);
   if (device.is_cuda()) {
     // Products in TensorFloat-32: the optimiser's state and the sums stay float32.
@@ -119,7 +125,13 @@ void add_train(CLI::App& app) {
   command->add_option("config", options->config, "Training config (see examples/training and --explain)");
   command->add_option("--device", options->device, "auto, cpu or cuda")->capture_default_str();
   command->add_flag("--explain", options->explain, "Print every key of the config, its default and meaning");
-  command->add_flag("--check", options->check, "Only check the config");
+  command->add_flag("--check", options->check,
+                    "Only check the config, and say what a transformer's training costs");
+  command
+      ->add_option("--tflops", options->tflops,
+                   "Rate of one GPU for --check's hours, in 10^12 operations a second")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   command->add_option(
       "--plot", options->plot,
       "Draw the curves of a run, given its work folder, into its metrics.svg (also while it trains)");

@@ -50,7 +50,7 @@ class DitTraining : public testing::Test {
     data.films = films;
     data.seed = seed;
     data.toy.min_frames = data.toy.max_frames = frames;
-    data.toy.min_shots = data.toy.max_shots = 2;
+    data.toy.min_shots = data.toy.max_shots = frames < 9 ? 1 : 2;
     data.toy.min_shot_frames = 4;
     return data;
   }
@@ -189,6 +189,7 @@ TEST_F(DitTraining, FrozenTextIsEmbeddedOnceAndTheLossIsTheSame) {
   EXPECT_EQ(frozen[0]["occupancy"][0].size(), 3U);
 }
 
+// Also: what a film becomes does not depend on its neighbours.
 TEST_F(DitTraining, FilmsAreEncodedOnceForAllRuns) {
   const std::vector<BucketConfig> bucket = {{64, 48, 3}};
   const auto first = encode_films(toy(3, 1), bucket, source("cache"));
@@ -346,8 +347,13 @@ TEST_F(DitTraining, ConfigsAreChecked) {
   EXPECT_THAT(problem([](TrainConfig& c) { c.validation.every = 5; }),
               HasSubstr("validation.data is missing"));
   EXPECT_THAT(problem([](TrainConfig& c) { c.samples.every = 5; }), HasSubstr("samples.scripts"));
-  EXPECT_THAT(problem([](TrainConfig& c) { c.data.kind = DataKind::kFolder, c.data.folder = "/nowhere"; }),
-              HasSubstr("data.folder: no such folder: '/nowhere'"));
+  EXPECT_THAT(problem([](TrainConfig& c) { c.data.kind = DataKind::kFolder, c.data.folder = ""; }),
+              HasSubstr("data.folder is missing"));
+  config_.data.kind = DataKind::kFolder;
+  config_.data.folder = "/nowhere";
+  EXPECT_EQ(error_of([&] { check_paths(config_, "run.yaml"); }),
+            "run.yaml: data.folder: no such folder: '/nowhere'");
+  config_.data = toy(1, 1);
   EXPECT_THAT(problem([](TrainConfig& c) { c.ema = 2; }), HasSubstr("ema must lie between 0 and 1, found 2"));
   EXPECT_THAT(error_of([] { parse_config<TrainConfig>("stages: [{step: 3}]", "run.yaml"); }),
               HasSubstr("run.yaml:1:11: unknown key 'step', did you mean 'steps'?"));

@@ -123,34 +123,51 @@ torch::Tensor encode_batch(WanVae& vae, const std::vector<torch::Tensor>& videos
   return torch::cat(pieces, 2);
 }
 
+// How many films are decoded at once: on all cores, within a gibibyte of pictures.
+size_t films_at_once(const BucketConfig& bucket) {
+  const int64_t bytes = (4 * bucket.latent_frames - 3) * bucket.width * bucket.height * 3;
+  return static_cast<size_t>(std::clamp<int64_t>((int64_t{1} << 30) / bytes, 1, 32));
+}
+
 void encode_waiting(const FilmSource& films, const BucketConfig& bucket, std::vector<Waiting>& waiting,
                     WanVae& vae, Progress& progress) {
-  const size_t batch = vae->parameters()[0].is_cuda() ? 32 : 2;
-  for (size_t begin = 0; begin < waiting.size(); begin += batch) {
-    const size_t end = std::min(waiting.size(), begin + batch);
+  // On a CPU each film by itself, so that its latents never depend on its neighbours, not even in rounding: a
+  // run that is killed while it encodes must end like any other. GPUs are faster with many, and round as they
+  // like.
+  const size_t group = films_at_once(bucket);
+  const size_t batch = vae->parameters()[0].is_cuda() ? group : 1;
+  for (size_t begin = 0; begin < waiting.size(); begin += group) {
+    const size_t end = std::min(waiting.size(), begin + group);
     at::parallel_for(static_cast<int64_t>(begin), static_cast<int64_t>(end), 1,
                      [&](int64_t from, int64_t to) {
                        for (int64_t i = from; i < to; ++i) {
                          load_pictures(films, bucket, waiting[static_cast<size_t>(i)]);
                        }
                      });
-    std::vector<torch::Tensor> videos;
+    std::vector<Waiting*> sound;
     for (size_t i = begin; i < end; ++i) {
       if (waiting[i].problem.empty()) {
-        videos.push_back(std::exchange(waiting[i].video_TCHW, {}));
+        sound.push_back(&waiting[i]);
       }
     }
-    const torch::Tensor latents = videos.empty() ? torch::Tensor() : encode_batch(vae, videos);
-    int64_t row = 0;
-    for (size_t i = begin; i < end; ++i) {
-      const EncodedFilm& film = waiting[i].film;
-      if (waiting[i].problem.empty()) {
+    for (size_t first = 0; first < sound.size(); first += batch) {
+      const std::vector<Waiting*> some(
+          sound.begin() + static_cast<std::ptrdiff_t>(first),
+          sound.begin() + static_cast<std::ptrdiff_t>(std::min(sound.size(), first + batch)));
+      std::vector<torch::Tensor> videos;
+      for (Waiting* one : some) {
+        videos.push_back(std::exchange(one->video_TCHW, {}));
+      }
+      const torch::Tensor latents_BZFHW = encode_batch(vae, videos);
+      for (size_t i = 0; i < some.size(); ++i) {
+        const EncodedFilm& film = some[i]->film;
         const nlohmann::json shots = {{"starts", film.shot_starts}, {"captions", film.captions}};
-        write_safetensors(film.file, {{"latents", latents[row++]}},
-                          {{"format", kEncodedFormat}, {"key", waiting[i].key}, {"shots", shots.dump()}});
+        write_safetensors(film.file, {{"latents", latents_BZFHW[static_cast<int64_t>(i)]}},
+                          {{"format", kEncodedFormat}, {"key", some[i]->key}, {"shots", shots.dump()}});
       }
+      progress.advance(static_cast<int64_t>(some.size()));
     }
-    progress.advance(static_cast<int64_t>(end - begin));
+    progress.advance(static_cast<int64_t>(end - begin - sound.size()));
   }
 }
 

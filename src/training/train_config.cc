@@ -24,13 +24,10 @@ struct KeyCheck {
 };
 
 void check_data(const KeyCheck& check, const DataConfig& data, const std::string& key) {
-  if (data.kind == DataKind::kToy) {
-    check.at_least(data.films, 1, key + ".films");
-    return;
-  }
-  MOGA_CHECK(std::filesystem::is_directory(data.folder), "{}: {}.folder: no such folder: '{}'", check.file,
-             key, data.folder);
+  check.at_least(data.films, 1, key + ".films");
   check.at_least(data.max_frames, 1, key + ".max_frames");
+  MOGA_CHECK(data.kind == DataKind::kToy || !data.folder.empty(),
+             "{}: {}.folder is missing: where the films are", check.file, key);
 }
 
 void check_stage(const KeyCheck& check, const StageConfig& stage, const std::string& key) {
@@ -115,12 +112,28 @@ void check_config(const TrainConfig& config, const std::string& file) {
       check.between(level, 0, 1, "validation.levels");
     }
   }
-  if (config.samples.every > 0) {
-    MOGA_CHECK(!config.samples.scripts.empty(), "{}: samples.scripts: expected at least one film script",
-               file);
-    for (const std::string& script : config.samples.scripts) {
-      MOGA_CHECK(std::filesystem::exists(script), "{}: samples.scripts: no such file: '{}'", file, script);
-    }
+  MOGA_CHECK(config.samples.every == 0 || !config.samples.scripts.empty(),
+             "{}: samples.scripts: expected at least one film script", file);
+}
+
+void check_paths(const TrainConfig& config, const std::string& file) {
+  const auto check_folder = [&](const DataConfig& data, const std::string& key) {
+    MOGA_CHECK(data.kind == DataKind::kToy || std::filesystem::is_directory(data.folder),
+               "{}: {}.folder: no such folder: '{}'", file, key, data.folder);
+  };
+  if (config.kind != TrainKind::kVae && config.kind != TrainKind::kDit) {
+    return;
+  }
+  for (size_t i = 0; i < config.stages.size(); ++i) {
+    const auto& own = config.stages[i].data;
+    check_folder(own.value_or(config.data), own ? fmt::format("stages[{}].data", i) : "data");
+  }
+  if (config.validation.every > 0) {
+    check_folder(*config.validation.data, "validation.data");
+  }
+  for (const std::string& script : config.samples.scripts) {
+    MOGA_CHECK(config.samples.every == 0 || std::filesystem::exists(script),
+               "{}: samples.scripts: no such file: '{}'", file, script);
   }
 }
 

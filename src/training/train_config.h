@@ -242,4 +242,7 @@ int64_t total_steps(const TrainConfig& config);
 // Throws one Error that names `file`, the key and what it should be, for values that no run can have.
 void check_config(const TrainConfig& config, const std::string& file);
 
+// The same for folders and scripts that a run reads and that are not there.
+void check_paths(const TrainConfig& config, const std::string& file);
+
 }  // namespace moga
