@@ -16,7 +16,6 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-MOGA = ROOT / "build/bin/moga"
 INTERRUPTED = 75  # moga train's code after a signal
 
 FILMS = {"min_frames": 33, "max_frames": 33, "min_shots": 3, "max_shots": 4, "min_shot_frames": 8}
@@ -35,8 +34,8 @@ def experiments():
     return runs
 
 
-def moga(*arguments):
-    code = subprocess.run([MOGA, *map(str, arguments)], cwd=ROOT, check=False).returncode
+def moga(options, *arguments):
+    code = subprocess.run([options.moga, *map(str, arguments)], cwd=ROOT, check=False).returncode
     if code == INTERRUPTED:
         sys.exit(code)
     if code != 0:
@@ -69,12 +68,12 @@ def training(options, out, seed, steps, rate, model, start):
     }
 
 
-def finish(out, config):
+def finish(options, out, config):
     """Trains unless that is done; returns the metrics' lines."""
     if not (out / "done").exists():
         write_json(out / "train.json", config)
-        moga("train", out / "train.json")
-        moga("train", "--plot", out / "work")
+        moga(options, "train", out / "train.json")
+        moga(options, "train", "--plot", out / "work")
         (out / "done").touch()
     return [json.loads(line) for line in (out / "work/metrics.jsonl").read_text().splitlines()]
 
@@ -97,7 +96,7 @@ def base_model(options):
             config = json.loads((model / "moga.json").read_text())
             config["dit"].update(dim=96, ffn_dim=256, heads=4, layers=4)
             write_json(model / "moga.json", config)
-    finish(options.out / "base", training(options, options.out / "base", 1, options.base_steps, 8e-4, model, None))
+    finish(options, options.out / "base", training(options, options.out / "base", 1, options.base_steps, 8e-4, model, None))
     return model
 
 
@@ -111,13 +110,13 @@ def run(options, base, name, change, seed):
             (model / "dit.safetensors").write_bytes((base / "dit.safetensors").read_bytes())
             write_json(model / "moga.json", json.loads((base / "moga.json").read_text()))
         else:
-            moga("convert", base, "-o", model, "--groups", change.get("groups", 4), "--temporal-group", 4,
+            moga(options, "convert", base, "-o", model, "--groups", change.get("groups", 4), "--temporal-group", 4,
                  "--router", change.get("router", "random"), "--calibration", "toy", "--frames", 33, "--seed", seed)
         set_attention(model, kind)
     config = training(options, out, seed, options.steps, 2e-4, model, model)
     config["balance_form"] = change.get("form", "switch")
     config["balance_weight"] = change.get("alpha", 0.1)
-    lines = finish(out, config)
+    lines = finish(options, out, config)
     validation = [line for line in lines if "validation" in line]
     steps = [line for line in lines if "loss" in line]
     mean = lambda line: sum(line["validation"].values()) / len(line["validation"])
@@ -149,6 +148,7 @@ def main():
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--films", type=int, default=4000)
     parser.add_argument("--precision", default="float32")
+    parser.add_argument("--moga", type=pathlib.Path, default=ROOT / "build/bin/moga", help="the program")
     parser.add_argument("--small", action="store_true", help="four blocks of width 96 instead of the toy's: for CPUs")
     parser.add_argument("--seeds", default="1")
     parser.add_argument("--list", action="store_true")

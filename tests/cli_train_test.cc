@@ -23,7 +23,8 @@ using moga::write_file_atomic;
 constexpr const char* kTinySizes = R"({"name": "tiny", "width": 64, "height": 48, "fps": 8,
  "dit": {"dim": 48, "ffn_dim": 64, "heads": 2, "layers": 2, "freq_dim": 16, "text_dim": 32, "text_len": 64,
          "attention": {"groups": 3, "windows": {"temporal_group": 3}}},
- "vae": {"dim": 4}, "text": {"vocab_size": 512, "dim": 32, "dim_attn": 32, "dim_ffn": 48, "heads": 2, "layers": 1}})";
+ "vae": {"dim": 4}, "text": {"vocab_size": 512, "dim": 32, "dim_attn": 32, "dim_ffn": 48, "heads": 2, "layers": 1},
+ "sampling": {"steps": 2}})";
 
 constexpr const char* kFilms =
     "data: {films: 4, toy: {min_frames: 17, max_frames: 17, min_shots: 2, max_shots: 2, min_shot_frames: "
@@ -154,6 +155,28 @@ TEST_F(CliTrain, KilledAtRandomManyTimesEndsWithTheSameBits) {
     return found;
   };
   EXPECT_EQ(losses(read_file(path_ / "killed/metrics.jsonl")), losses(metrics));
+}
+
+TEST_F(CliTrain, SampleFilmsAndValidationComeOutOfARun) {
+  make_model();
+  write_file_atomic(
+      path_ / "shot.yaml",
+      "title: A shot\nsize: 64x48\nfps: 8\nseed: 1\nshots:\n  - prompt: A creature walks.\n    frames: 9\n");
+  const std::string file = dit_config("sampled", 4);
+  std::string text = read_file(file);
+  text += "samples: {every: 2, scripts: [" + (path_ / "shot.yaml").string() +
+          "]}\nvalidation: {every: 3, films: 1, " + "latent_frames: 3, levels: [0.5], " + kFilms;
+  text.insert(text.size() - 1, "}");
+  write_file_atomic(file, text);
+  ASSERT_EQ(run({"train", file}), 0) << errors();
+  EXPECT_TRUE(fs::exists(path_ / "sampled/samples/step-00000002/shot.mp4"));
+  EXPECT_TRUE(fs::exists(path_ / "sampled/samples/step-00000004/shot.mp4"));
+  EXPECT_THAT(read_file(path_ / "sampled/metrics.jsonl"), HasSubstr("\"validation\":{\"0.5\":"));
+  // The folder of the weights so far, with links to the rest, is a model like any other; the links' targets
+  // stay.
+  EXPECT_TRUE(fs::is_symlink(path_ / "sampled/snapshot/vae.safetensors"));
+  EXPECT_FALSE(fs::is_symlink(path_ / "model/vae.safetensors"));
+  EXPECT_FALSE(fs::is_symlink(path_ / "sampled/snapshot/text.safetensors"));  // it is trained
 }
 
 TEST_F(CliTrain, TerminationSavesAndTheCodeSaysSo) {

@@ -49,12 +49,12 @@ std::string training_cost(const TrainConfig& config, double flops_per_second) {
     }
     const double step = flops * passes * static_cast<double>(stage.batch);
     all += step * static_cast<double>(stage.steps);
-    table += fmt::format("{:<24}{:>8}{:>9}{:>8}{:>14}{:>14}{:>12.1f}\n", stage.name, stage.steps, tokens,
+    table += fmt::format("{:<24}{:>8}{:>9}{:>8}{:>14}{:>14}{:>12.3g}\n", stage.name, stage.steps, tokens,
                          stage.batch, human_count(step), human_count(step * static_cast<double>(stage.steps)),
                          step * static_cast<double>(stage.steps) / flops_per_second / 3600);
   }
   const FilmPlan longest = plan_of(model, {0, 0, config.stages.back().latent_frames});
-  table += fmt::format("\n{} FLOP, {:.1f} hours of one GPU at {:.0f} TFLOP/s\n", human_count(all),
+  table += fmt::format("\n{} FLOP, {:.3g} hours of one GPU at {:.0f} TFLOP/s\n", human_count(all),
                        all / flops_per_second / 3600, flops_per_second / 1e12);
   if (config.trained == TrainedPart::kFull) {
     table += fmt::format("weights, gradients and optimiser: {}\n", human_bytes(longest.memory.weights_train));

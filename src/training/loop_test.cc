@@ -3,6 +3,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <csignal>
 #include <limits>
@@ -156,6 +159,29 @@ TEST_F(Loop, TooManyBadStepsStopWithTheLastGoodState) {
   // Once the cause is gone, it goes on from there.
   run(config_);
   EXPECT_EQ(end_, TrainEnd::kFinished);
+}
+
+// Training goes on without checkpoints; only the end, which would lose the result, is an error.
+TEST_F(Loop, AFullDiskIsSurvivedUntilTheEnd) {
+  config_.checkpoint_every = 10;
+  const pid_t child = ::fork();
+  if (child == 0) {
+    std::signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit = {400, 400};  // of a file: checkpoints are larger
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+    int64_t last = 0;
+    const std::string error = error_of([&] {
+      run(config_, [&](int64_t step) {
+        last = step;
+        return 1.0;
+      });
+    });
+    ::_exit(last == 79 && error.find("cannot write") != std::string::npos ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  EXPECT_TRUE(Checkpoints(config_.work, 2).steps().empty());
 }
 
 TEST_F(Loop, TasksSeeTheAverageAndChangeNothing) {

@@ -183,6 +183,25 @@ TEST_F(Training, GoldenCurve) {
   }
 }
 
+// Products in bfloat16, weights and sums in float32: nearly the same losses.
+TEST_F(Training, Bfloat16FollowsFloat32) {
+  make_tiny_model(path_ / "model");
+  TrainConfig dit = config(TrainKind::kDit, "float32");
+  train_dit(dit, kCpu);
+  const auto expected = losses(dit);
+  make_tiny_model(path_ / "model");
+  dit.work = (path_ / "bfloat16").string();
+  dit.precision = TrainPrecision::kBfloat16;
+  dit.recompute = true;
+  train_dit(dit, kCpu);
+  const auto found = losses(dit);
+  ASSERT_EQ(found.size(), expected.size());
+  EXPECT_NE(found, expected);
+  for (size_t i = 0; i < found.size(); ++i) {
+    EXPECT_NEAR(found[i], expected[i], 0.02 * expected[i]);
+  }
+}
+
 // A run that is stopped and continued ends with the same weights as one that never stopped.
 TEST_F(Training, ResumeIsExact) {
   make_tiny_model(path_ / "model");
