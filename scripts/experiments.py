@@ -18,7 +18,10 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 INTERRUPTED = 75  # moga train's code after a signal
 
-FILMS = {"min_frames": 33, "max_frames": 33, "min_shots": 3, "max_shots": 4, "min_shot_frames": 8}
+def films_of(frames):
+    """Toy films of one length, with shots of at least eight frames."""
+    return {"min_frames": frames, "max_frames": frames, "min_shots": 2, "max_shots": min(4, frames // 8),
+            "min_shot_frames": 8}
 
 
 def experiments():
@@ -56,15 +59,17 @@ def copy_parts(source, target):
 
 
 def training(options, out, seed, steps, rate, model, start):
+    films = films_of(options.frames)
+    latent_frames = (options.frames - 1) // 4 + 1
     return {
         "kind": "dit", "model": str(model), "start_from": str(start) if start else "", "work": str(out / "work"),
         "cache": str(options.out / "cache"), "seed": seed, "precision": options.precision,
         "noise_shift": 2, "ema": 0.995, "checkpoint_every": 250, "log_every": 10,
-        "data": {"seed": 2000000, "films": options.films, "toy": FILMS},
-        "validation": {"every": max(1, steps // 10), "films": 32, "latent_frames": 9,
-                       "data": {"seed": 900000000, "films": 32, "toy": FILMS}},
+        "data": {"seed": 2000000, "films": options.films, "toy": films},
+        "validation": {"every": max(1, steps // 5), "films": options.measured, "latent_frames": latent_frames,
+                       "data": {"seed": 900000000, "films": options.measured, "toy": films}},
         "stages": [{"steps": steps, "batch": options.batch, "learning_rate": rate, "warmup": steps // 20,
-                    "final_rate": 0.1, "latent_frames": 9}],
+                    "final_rate": 0.1, "latent_frames": latent_frames}],
     }
 
 
@@ -111,7 +116,8 @@ def run(options, base, name, change, seed):
             write_json(model / "moga.json", json.loads((base / "moga.json").read_text()))
         else:
             moga(options, "convert", base, "-o", model, "--groups", change.get("groups", 4), "--temporal-group", 4,
-                 "--router", change.get("router", "random"), "--calibration", "toy", "--frames", 33, "--seed", seed)
+                 "--router", change.get("router", "random"), "--calibration", "toy", "--frames", options.frames,
+                 "--seed", seed)
         set_attention(model, kind)
     config = training(options, out, seed, options.steps, 2e-4, model, model)
     config["balance_form"] = change.get("form", "switch")
@@ -147,6 +153,8 @@ def main():
     parser.add_argument("--base-steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--films", type=int, default=4000)
+    parser.add_argument("--frames", type=int, default=33, help="of a film")
+    parser.add_argument("--measured", type=int, default=32, help="films of the validation loss")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--moga", type=pathlib.Path, default=ROOT / "build/bin/moga", help="the program")
     parser.add_argument("--small", action="store_true", help="four blocks of width 96 instead of the toy's: for CPUs")
