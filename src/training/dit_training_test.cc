@@ -10,7 +10,6 @@
 #include "base/error.h"
 #include "io/safetensors.h"
 #include "media/video.h"
-#include "model/vae_hash.h"
 #include "training/adapters.h"
 #include "training/dit_loss.h"
 #include "training/metrics.h"
@@ -86,7 +85,7 @@ class DitTraining : public testing::Test {
   }
   LatentSource source(const std::string& cache) const {
     const ModelFolder folder(config_.model);
-    return {vae_hash(folder), [folder] { return folder.load_vae(kHere); }, path_ / cache};
+    return {folder.vae_fingerprint(), [folder] { return folder.load_vae(kHere); }, path_ / cache};
   }
   static torch::Tensor output_of(WanDit dit) {
     const torch::NoGradGuard guard;
@@ -153,6 +152,12 @@ TEST_F(DitTraining, RoutersAloneCanBeTrained) {
 }
 
 TEST_F(DitTraining, WhatCannotBeTrainedIsSaid) {
+  // A folder that is not ours would take the result only at the end, and then refuse it.
+  fs::create_directories(path_ / "wan");
+  fs::copy_file(path_ / "model/dit.safetensors", path_ / "wan/diffusion_pytorch_model.safetensors");
+  TrainConfig wan = config_;
+  wan.model = (path_ / "wan").string();
+  EXPECT_THAT(error_of([&] { train_dit(wan, kHere); }), HasSubstr("does not take a trained transformer"));
   config_.start_from = config_.model;
   config_.trained = TrainedPart::kLora;
   config_.lora.targets = {"self_attn.q", "qkv"};

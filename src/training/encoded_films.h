@@ -36,7 +36,7 @@ struct EncodedFilms {
 
 // Where latents come from when they are not in the cache.
 struct LatentSource {
-  std::string vae_hash;         // model/vae_hash.h
+  std::string vae_hash;         // ModelFolder::vae_fingerprint()
   std::function<WanVae()> vae;  // called when the first film must be encoded
   std::filesystem::path cache;
 };

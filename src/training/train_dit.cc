@@ -5,7 +5,6 @@
 #include "base/text_util.h"
 #include "data/toy_world.h"
 #include "model/model_folder.h"
-#include "model/vae_hash.h"
 #include "training/adapters.h"
 #include "training/dit_loss.h"
 #include "training/train.h"
@@ -58,7 +57,7 @@ class Films {
  public:
   Films(const TrainConfig& config, const ModelFolder& folder, CaptionSource& captions, torch::Device device)
       : config_(config), folder_(folder), captions_(captions), device_(device) {
-    source_.vae_hash = vae_hash(folder);
+    source_.vae_hash = folder.vae_fingerprint();
     source_.cache = cache_folder(config) / "latents";
     source_.vae = [this] {
       if (!vae_) {
@@ -144,6 +143,10 @@ ModelSource save_snapshot(const TrainConfig& config, const ModelFolder& folder, 
 
 TrainEnd train_dit(const TrainConfig& config, torch::Device device, const TrainOptions& options) {
   ModelFolder folder(config.model);
+  MOGA_CHECK(
+      config.trained == TrainedPart::kLora || folder.layout() == ModelLayout::kMoga,
+      "model: {} is a {}, which does not take a trained transformer; `moga convert` makes a folder that does",
+      config.model, enum_name(folder.layout()));
   torch::manual_seed(static_cast<int64_t>(config.seed));
   WanDit dit = starting_dit(config, folder.config(), device);
   dit->train();
