@@ -10,10 +10,10 @@
 #include "base/text_util.h"
 #include "commands.h"
 #include "device.h"
+#include "model/prompt_embeddings.h"
 #include "model_option.h"
 #include "pipeline/decode.h"
 #include "pipeline/generate.h"
-#include "pipeline/prompt_embeddings.h"
 
 namespace moga {
 
