@@ -69,13 +69,9 @@ class Runner:
             mark.touch()
 
     def train(self, name, config, **changes):
-        work = self.out / "work" / name
-        work.mkdir(parents=True, exist_ok=True)
-        (self.out / "latents").mkdir(exist_ok=True)
-        if not (work / "latents").exists():  # encoded once for all runs
-            (work / "latents").symlink_to(self.out / "latents")
         text = (CONFIGS / config).read_text(encoding="utf-8")
-        keys = {"work": str(work), **changes}
+        # One cache: films are encoded once for all runs.
+        keys = {"work": str(self.out / "work" / name), "cache": str(self.out / "cache"), **changes}
         kept = [line for line in text.splitlines() if line.split(":")[0] not in keys]
         steps = self.base_steps if config == "base.yaml" else self.steps
         if steps is not None:
