@@ -148,9 +148,9 @@ TEST(Shots, FadesAndWipes) {
 }
 
 TEST(Shots, FlashesAndFaultsAreNone) {
-  std::vector<cv::Mat> film = pan(4, 120);
-  double light = 3;
-  for (size_t i = 30; i < 36; ++i) {
+  std::vector<cv::Mat> film = pan(4, 120, 2);
+  double light = 4;
+  for (size_t i = 30; i < 40; ++i) {
     film[i] = film[i] * (1 + light);  // and an afterglow
     light *= i < 32 ? 1 : 0.5;
   }
