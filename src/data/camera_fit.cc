@@ -26,7 +26,8 @@ Change camera_change(const cv::Mat& from, const cv::Mat& to) {
     const auto stride_b = static_cast<std::ptrdiff_t>(to.step);
     const double v = 2.0 * y / from.rows - 1;
     for (int i = channels; i < (from.cols - 1) * channels; ++i) {
-      const double u = 2.0 * (i / channels) / from.cols - 1;
+      const int x = i / channels;
+      const double u = 2.0 * x / from.cols - 1;
       const double across = a[i + channels] - a[i - channels] + b[i + channels] - b[i - channels];
       const double down = a[i + stride_a] - a[i - stride_a] + b[i + stride_b] - b[i - stride_b];
       const double difference = b[i] - a[i];

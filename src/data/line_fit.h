@@ -2,7 +2,6 @@
 // src/data.
 #pragma once
 
-#include <array>
 #include <cstdint>
 
 #include "data/frame_window.h"

@@ -127,22 +127,33 @@ TEST(Shots, FadesAndWipes) {
   EXPECT_NEAR(static_cast<double>(found[0].end), 69, 2);
   EXPECT_TRUE(found[0].overlapped());
 
-  const auto wipe = [](const cv::Mat& a, const cv::Mat& b, double share) {
-    cv::Mat out = a.clone();
-    const cv::Rect done(0, 0, static_cast<int>(a.cols * share), a.rows);
-    b(done).copyTo(out(done));
-    return out;
-  };
-  found = detect_shots(joined(15, wipe));
-  ASSERT_EQ(found.size(), 1U) << testing::PrintToString(found);
-  EXPECT_EQ(found[0].kind, BoundaryKind::kWipe);
-  EXPECT_NEAR(static_cast<double>(found[0].begin), 40, 5);
-  EXPECT_NEAR(static_cast<double>(found[0].end), 55, 5);
+  for (int direction = 0; direction < 4; ++direction) {
+    SCOPED_TRACE(direction);
+    const auto wipe = [&](const cv::Mat& a, const cv::Mat& b, double share) {
+      cv::Mat out = a.clone();
+      const bool across = direction < 2;
+      const int all = across ? a.cols : a.rows;
+      const int swept = static_cast<int>(all * share);
+      const int from = direction % 2 == 0 ? 0 : all - swept;
+      const cv::Rect done = across ? cv::Rect(from, 0, swept, a.rows) : cv::Rect(0, from, a.cols, swept);
+      b(done).copyTo(out(done));
+      return out;
+    };
+    found = detect_shots(joined(15, wipe));
+    ASSERT_EQ(found.size(), 1U) << testing::PrintToString(found);
+    EXPECT_EQ(found[0].kind, BoundaryKind::kWipe);
+    EXPECT_NEAR(static_cast<double>(found[0].begin), 40, 2);
+    EXPECT_NEAR(static_cast<double>(found[0].end), 55, 2);
+  }
 }
 
 TEST(Shots, FlashesAndFaultsAreNone) {
-  std::vector<cv::Mat> film = pan(4, 120);
-  film[30] = film[30] * 3;
+  std::vector<cv::Mat> film = pan(4, 120, 2);
+  double light = 4;
+  for (size_t i = 30; i < 40; ++i) {
+    film[i] = film[i] * (1 + light);  // and an afterglow
+    light *= i < 32 ? 1 : 0.5;
+  }
   film[60].setTo(cv::Scalar::all(255));
   film[61].setTo(cv::Scalar::all(255));
   film[90].setTo(cv::Scalar::all(0));

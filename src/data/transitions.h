@@ -3,7 +3,8 @@
 // In the space of (small) pictures, a dissolve from A to B is a straight line, passed at even speed between
 // two places of rest; a cut is one step; a fade is two lines that meet in a plain colour. Motion, however
 // fast, takes a crooked path. So from the distances between the frames of a window follows how well "rest,
-// line, rest" explains it, for every beginning and length.
+// line, rest" explains it, for every beginning and length. A wipe is told by where the picture changes from
+// frame to frame (data/front_fit.h).
 #pragma once
 
 #include <array>
