@@ -1,5 +1,6 @@
 // The documents' examples are tried: whole scripts in fenced yaml blocks are linted, `moga lint`,
-// `plan`, `inspect` and `convert` lines in fenced sh blocks are run from the repository's root.
+// `plan`, `inspect`, `convert` and `train --check` lines in fenced sh blocks are run from the repository's
+// root.
 #include <gmock/gmock.h>
 #include <sys/wait.h>
 
@@ -84,7 +85,8 @@ TEST(Docs, CommandsRun) {
     std::istringstream lines(block.text);
     for (std::string line; std::getline(lines, line);) {
       if (line.starts_with("moga lint ") || line.starts_with("moga plan ") ||
-          line.starts_with("moga inspect ") || line.starts_with("moga convert ")) {
+          line.starts_with("moga inspect ") || line.starts_with("moga convert ") ||
+          line.starts_with("moga train --check ")) {
         const std::string command =
             "cd \"" MOGA_SOURCE_DIR "\" && \"" MOGA_BINARY_DIR "/bin/\"" + line + " > /dev/null";
         EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 0) << block.place << ": " << line;
@@ -92,7 +94,7 @@ TEST(Docs, CommandsRun) {
       }
     }
   }
-  EXPECT_GE(commands, 6);
+  EXPECT_GE(commands, 10);
 }
 
 // The page on data is one session: its commands run in order in a folder of their own.
@@ -122,28 +124,29 @@ TEST(Docs, DataCommandsRunInOrder) {
 TEST(Docs, DataConfigsAreSound) {
   int configs = 0;
   for (const Block& block : blocks("yaml")) {
-    if (block.place.starts_with("data.md")) {
+    if (block.place.starts_with("data.md") || block.place.starts_with("training.md")) {
       if (block.text.starts_with("kind: ")) {
-        parse_config<TrainConfig>(block.text, block.place);
+        check_config(parse_config<TrainConfig>(block.text, block.place), block.place);
       } else {
         check_config(parse_config<PrepareConfig>(block.text, block.place));
       }
       ++configs;
     }
   }
-  EXPECT_GE(configs, 3);
+  EXPECT_GE(configs, 4);
 }
 
 TEST(Examples, TrainingConfigsAreSound) {
   int configs = 0;
-  for (const char* folder : {"examples/training/toy", "examples/training/toy_cpu"}) {
+  for (const char* folder :
+       {"examples/training", "examples/training/toy", "examples/training/toy_cpu", "examples/training/wan"}) {
     for (const fs::path& file : files_in(folder, ".yaml")) {
       const auto config = load_config<TrainConfig>(file);
-      EXPECT_FALSE(config.stages.empty()) << file;
+      check_config(config, file.string());
       ++configs;
     }
   }
-  EXPECT_GE(configs, 8);
+  EXPECT_GE(configs, 12);
 }
 
 TEST(Examples, AreSoundAndToySized) {

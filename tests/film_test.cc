@@ -10,11 +10,11 @@
 #include "media/frame_tensor.h"
 #include "media/picture.h"
 #include "media/video.h"
+#include "model/prompt_embeddings.h"
 #include "model/vae_tiling.h"
 #include "pipeline/clips.h"
 #include "pipeline/decode.h"
 #include "pipeline/generate.h"
-#include "pipeline/prompt_embeddings.h"
 #include "training/tiny_model.h"
 
 namespace moga {

@@ -10,10 +10,10 @@
 #include "base/text_util.h"
 #include "commands.h"
 #include "device.h"
+#include "model/prompt_embeddings.h"
 #include "model_option.h"
 #include "pipeline/decode.h"
 #include "pipeline/generate.h"
-#include "pipeline/prompt_embeddings.h"
 #include "processes.h"
 
 namespace moga {
@@ -66,6 +66,8 @@ void generate(const Options& options) {
   check_writable(request.output);
 
   const FilmLatents latents = sample_film(request, device);
+  report_waiting(request.ranks,
+                 std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   if (!is_first(request.ranks)) {
     return;
   }

@@ -43,6 +43,8 @@ int run(int argc, char** argv) {
   moga::add_shots(app);
   try {
     app.parse(argc, argv);
+  } catch (const CLI::RuntimeError& ended) {  // a subcommand that worked but chose its exit code
+    return ended.get_exit_code();
   } catch (const CLI::ParseError& error) {
     const int code = app.exit(error);
     return code == 0 ? 0 : kExitBadInput;

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <random>
 #include <system_error>
 
 #include "base/error.h"
@@ -17,8 +18,10 @@ namespace fs = std::filesystem;
 
 static fs::path temporary_name(const fs::path& target) {
   static std::atomic<int> counter{0};
-  return target.parent_path() / fmt::format(".{}.{}.{}.tmp{}", target.stem().string(), getpid(), counter++,
-                                            target.extension().string());
+  // Machines that share a disk may have processes of one number.
+  static const unsigned kProcess = std::random_device{}();
+  return target.parent_path() / fmt::format(".{}.{}-{:08x}.{}.tmp{}", target.stem().string(), getpid(),
+                                            kProcess, counter++, target.extension().string());
 }
 
 static void sync_path(const fs::path& path, int flags) {

@@ -1,9 +1,11 @@
 #include "data/film_source.h"
 
+#include <cmath>
 #include <opencv2/imgproc.hpp>
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "base/fingerprint.h"
 #include "data/cuts.h"
 #include "media/frame_tensor.h"
 #include "media/video.h"
@@ -28,19 +30,26 @@ namespace {
 
 class ToySource : public FilmSource {
  public:
-  ToySource(const DataConfig& config, int64_t width, int64_t height) : config_(config) {
+  ToySource(const DataConfig& config, int64_t width, int64_t height)
+      : FilmSource(width, height), config_(config) {
     MOGA_CHECK(config.films >= 1, "expected at least one film, found {}", config.films);
-    config_.toy.width = width;
-    config_.toy.height = height;
   }
+  using FilmSource::film;
   int64_t size() const override { return config_.films; }
-  TrainingFilm film(int64_t index) const override {
-    const ToyFilm toy = make_toy_film(config_.seed + static_cast<uint64_t>(index), config_.toy);
+  FilmShape shape(int64_t index) const override {
+    return {width_, height_, make_toy_film(seed(index), settings(width_, height_)).total_frames()};
+  }
+  std::string identity(int64_t index) const override {
+    return fmt::format("toy film {} {}", seed(index), config_to_json(settings(0, 0)).dump());
+  }
+  TrainingFilm film(int64_t index, int64_t width, int64_t height) const override {
+    const ToyFilmSettings sized = settings(width, height);
+    const ToyFilm toy = make_toy_film(seed(index), sized);
     TrainingFilm film;
     film.name = fmt::format("toy film {}", toy.seed);
     std::vector<torch::Tensor> frames;
     for (int64_t i = 0; i < toy.total_frames(); ++i) {
-      frames.push_back(image_to_tensor(draw_toy_frame(toy, i, config_.toy)));
+      frames.push_back(image_to_tensor(draw_toy_frame(toy, i, sized)));
     }
     film.video_TCHW = torch::stack(frames);
     film.shot_starts = toy.script.shot_starts();
@@ -51,13 +60,37 @@ class ToySource : public FilmSource {
   }
 
  private:
+  uint64_t seed(int64_t index) const { return config_.seed + static_cast<uint64_t>(index); }
+  ToyFilmSettings settings(int64_t width, int64_t height) const {
+    ToyFilmSettings sized = config_.toy;
+    sized.width = width;
+    sized.height = height;
+    return sized;
+  }
+
   DataConfig config_;
 };
+
+// Frames of a film that are used, of those that there are.
+int64_t whole_latents(int64_t frames) {
+  return (frames - 1) / 4 * 4 + 1;
+}
+
+// Scaled to cover the size, then cut to it around the middle.
+cv::Mat fill_picture(const cv::Mat& picture, int width, int height) {
+  const double scale =
+      std::max(static_cast<double>(width) / picture.cols, static_cast<double>(height) / picture.rows);
+  const int scaled_width = std::max(width, static_cast<int>(std::lround(picture.cols * scale)));
+  const int scaled_height = std::max(height, static_cast<int>(std::lround(picture.rows * scale)));
+  cv::Mat scaled;
+  cv::resize(picture, scaled, cv::Size(scaled_width, scaled_height), 0, 0, cv::INTER_AREA);
+  return scaled(cv::Rect((scaled_width - width) / 2, (scaled_height - height) / 2, width, height)).clone();
+}
 
 class FolderSource : public FilmSource {
  public:
   FolderSource(const DataConfig& config, int64_t width, int64_t height)
-      : config_(config), width_(width), height_(height) {
+      : FilmSource(width, height), config_(config) {
     const fs::path folder = config.folder;
     MOGA_CHECK(fs::is_directory(folder), "no such folder of clips: '{}'", config.folder);
     for (const auto& entry : fs::directory_iterator(folder)) {
@@ -69,12 +102,29 @@ class FolderSource : public FilmSource {
     std::sort(clips_.begin(), clips_.end());
     MOGA_CHECK(!clips_.empty(), "no clips (.mp4, .mkv, .webm, .mov) in {}", config.folder);
   }
+  using FilmSource::film;
   int64_t size() const override { return static_cast<int64_t>(clips_.size()); }
-
-  TrainingFilm film(int64_t index) const override {
+  FilmShape shape(int64_t index) const override {
+    const VideoInfo info = probe_video(clips_[static_cast<size_t>(index)]);
+    const bool lies = info.rotation == 90 || info.rotation == 270;
+    const int64_t frames = info.frames > 0 ? std::min(info.frames, config_.max_frames) : config_.max_frames;
+    return {lies ? info.height : info.width, lies ? info.width : info.height, whole_latents(frames)};
+  }
+  std::string identity(int64_t index) const override {
     const fs::path& clip = clips_[static_cast<size_t>(index)];
-    std::vector<cv::Mat> frames = read_frames(clip);
-    frames.resize((frames.size() - 1) / 4 * 4 + 1);
+    std::string text = fmt::format("clip {} {}", file_fingerprint(clip), config_.max_frames);
+    for (const char* ending : {".yaml", ".txt"}) {
+      if (const fs::path captions = fs::path(clip).replace_extension(ending); fs::exists(captions)) {
+        return text + " " + file_fingerprint(captions);
+      }
+    }
+    return text;
+  }
+
+  TrainingFilm film(int64_t index, int64_t width, int64_t height) const override {
+    const fs::path& clip = clips_[static_cast<size_t>(index)];
+    std::vector<cv::Mat> frames = read_frames(clip, width, height);
+    frames.resize(static_cast<size_t>(whole_latents(static_cast<int64_t>(frames.size()))));
     const auto count = static_cast<int64_t>(frames.size());
     TrainingFilm film;
     film.name = clip.filename().string();
@@ -99,7 +149,7 @@ class FolderSource : public FilmSource {
   }
 
  private:
-  std::vector<cv::Mat> read_frames(const fs::path& clip) const {
+  std::vector<cv::Mat> read_frames(const fs::path& clip, int64_t width, int64_t height) const {
     VideoReader reader(clip);
     std::vector<cv::Mat> frames;
     while (static_cast<int64_t>(frames.size()) < config_.max_frames) {
@@ -107,10 +157,7 @@ class FolderSource : public FilmSource {
       if (!frame) {
         break;
       }
-      cv::Mat scaled;
-      cv::resize(*frame, scaled, cv::Size(static_cast<int>(width_), static_cast<int>(height_)), 0, 0,
-                 cv::INTER_AREA);
-      frames.push_back(scaled);
+      frames.push_back(fill_picture(*frame, static_cast<int>(width), static_cast<int>(height)));
     }
     MOGA_CHECK(!frames.empty(), "{}: no frames could be decoded", clip.string());
     return frames;
@@ -138,8 +185,6 @@ class FolderSource : public FilmSource {
   }
 
   DataConfig config_;
-  int64_t width_;
-  int64_t height_;
   std::vector<fs::path> clips_;
 };
 

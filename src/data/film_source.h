@@ -53,15 +53,32 @@ struct DataConfig {
   }
 };
 
+// A film's own size, known without decoding it.
+struct FilmShape {
+  int64_t width = 0;
+  int64_t height = 0;
+  int64_t frames = 0;  // 4n + 1, at most DataConfig::max_frames; a container may be wrong about it
+};
+
+// All methods are thread-safe, give the same every time, and throw Error if a clip cannot be used.
 class FilmSource {
  public:
   virtual ~FilmSource() = default;
   virtual int64_t size() const = 0;
-  // Film `index`; the same every time. Thread-safe. Throws Error if the clip cannot be used.
-  virtual TrainingFilm film(int64_t index) const = 0;
+  virtual FilmShape shape(int64_t index) const = 0;
+  // Equal for films of equal pictures and captions, whatever their names: for caches.
+  virtual std::string identity(int64_t index) const = 0;
+  // Film `index`, filling width x height pixels: scaled, and its longer side cut off evenly.
+  virtual TrainingFilm film(int64_t index, int64_t width, int64_t height) const = 0;
+  TrainingFilm film(int64_t index) const { return film(index, width_, height_); }
+
+ protected:
+  FilmSource(int64_t width, int64_t height) : width_(width), height_(height) {}
+  int64_t width_;
+  int64_t height_;
 };
 
-// width x height: the size that films are drawn or scaled to (pixels, multiples of 16).
+// width x height: the size that film(index) has (pixels, multiples of 16).
 std::unique_ptr<FilmSource> open_films(const DataConfig& config, int64_t width, int64_t height);
 
 // Cuts (first frame of each new shot) -> first latent frame of each shot; each cut goes to the nearest 4n +

@@ -16,7 +16,7 @@ struct LatentFilm {
   std::vector<std::string> captions;  // one a shot
 };
 
-// `vae` names the VAE (model/vae_hash.h); width and height are the film's, in pixels.
+// `vae` names the VAE (ModelFolder::vae_fingerprint()); width and height are the film's, in pixels.
 void write_latent_film(const std::filesystem::path& file, const torch::Tensor& latents_ZFHW,
                        const std::string& vae, int64_t width, int64_t height);
 

@@ -2,9 +2,11 @@
 
 #include <ATen/Context.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "attention/torch_compat.h"
+#include "base/error.h"
 
 namespace moga {
 
@@ -67,7 +69,28 @@ torch::Tensor linear_widened(const torch::Tensor& x, const torch::Tensor& weight
       .to(x.scalar_type());
 }
 
+void LinearImpl::add_adapter(int64_t rank, double alpha) {
+  const int64_t most = std::min(weight.size(0), weight.size(1));
+  MOGA_CHECK(rank >= 1 && rank <= most, "an adapter of rank {} for a layer of {}x{}, expected 1 to {}", rank,
+             weight.size(0), weight.size(1), most);
+  const auto options = torch::TensorOptions().device(weight.device());
+  lora_A = register_parameter("lora_A", torch::empty({rank, weight.size(1)}, options));
+  lora_B = register_parameter("lora_B", torch::zeros({weight.size(0), rank}, options));
+  const torch::NoGradGuard guard;
+  torch::nn::init::kaiming_uniform_(lora_A, std::sqrt(5.0));
+  adapter_scale_ = alpha / static_cast<double>(rank);
+}
+
 torch::Tensor LinearImpl::forward(const torch::Tensor& x) {
+  torch::Tensor y = forward_base(x);
+  if (!lora_A.defined()) {
+    return y;
+  }
+  const torch::Tensor change = torch::linear(torch::linear(x.to(lora_A.scalar_type()), lora_A), lora_B);
+  return y + (adapter_scale_ * change).to(y.scalar_type());
+}
+
+torch::Tensor LinearImpl::forward_base(const torch::Tensor& x) const {
   const bool narrow = weight.scalar_type() == torch::kBFloat16;
   if (narrow && x.device().is_cpu() && !cpu_multiplies_bf16()) {
     return linear_widened(x, weight, bias);

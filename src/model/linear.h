@@ -32,9 +32,18 @@ class LinearImpl : public torch::nn::Module {
  public:
   LinearImpl(int64_t in, int64_t out, bool with_bias = true);
   torch::Tensor forward(const torch::Tensor& x);
+  // For training: from now on y = x W^T + b + alpha / rank * (x A^T) B^T (model/lora.h), with float32 A
+  // random and B zero, so that nothing changes yet. Throws Error unless 1 <= rank <= min(in, out).
+  void add_adapter(int64_t rank, double alpha);
 
   torch::Tensor weight;  // [out, in]
   torch::Tensor bias;    // [out], or undefined
+  torch::Tensor lora_A;  // [rank, in], or undefined: no adapter
+  torch::Tensor lora_B;  // [out, rank]
+
+ private:
+  torch::Tensor forward_base(const torch::Tensor& x) const;
+  double adapter_scale_ = 0;
 };
 TORCH_MODULE(Linear);
 

@@ -8,7 +8,7 @@
 #include "diffusion/solver.h"
 #include "media/frame_tensor.h"
 #include "media/picture.h"
-#include "pipeline/prompt_embeddings.h"
+#include "model/prompt_embeddings.h"
 
 namespace moga {
 

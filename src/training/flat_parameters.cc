@@ -1,28 +1,38 @@
 #include "training/flat_parameters.h"
 
+#include "base/error.h"
+
 namespace moga {
 
-FlatParameters::FlatParameters(const std::vector<torch::nn::Module*>& modules, torch::Device device) {
+FlatParameters::FlatParameters(const Named& modules, torch::Device device) {
   const torch::NoGradGuard guard;
   std::vector<torch::Tensor> parameters;
   std::vector<torch::Tensor> pieces;
-  for (torch::nn::Module* module : modules) {
+  int64_t offset = 0;
+  for (const auto& [prefix, module] : modules) {
     module->to(device);
-    for (const torch::Tensor& parameter : module->parameters()) {
+    for (const auto& item : module->named_parameters()) {
+      const torch::Tensor& parameter = item.value();
+      if (!parameter.requires_grad()) {
+        continue;
+      }
+      MOGA_CHECK(parameter.scalar_type() == torch::kFloat32, "{} is trained in {}, expected float32",
+                 item.key(), torch::toString(parameter.scalar_type()));
+      places_.push_back(
+          {prefix.empty() ? item.key() : prefix + "." + item.key(), offset, parameter.sizes().vec()});
       parameters.push_back(parameter);
       pieces.push_back(parameter.detach().flatten());
+      offset += parameter.numel();
     }
   }
+  MOGA_CHECK(!parameters.empty(), "no parameter of the model is trained");
   values_ = torch::cat(pieces).contiguous();
   values_.mutable_grad() = torch::zeros_like(values_);
-  int64_t offset = 0;
-  for (torch::Tensor& parameter : parameters) {
-    const int64_t count = parameter.numel();
-    const auto sizes = parameter.sizes().vec();
-    parameter.set_data(values_.narrow(0, offset, count).view(sizes));
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const int64_t count = parameters[i].numel();
+    parameters[i].set_data(values_.narrow(0, places_[i].offset, count).view(places_[i].sizes));
     // Autograd adds into a gradient that is already there, so these views collect the flat gradient.
-    parameter.mutable_grad() = values_.grad().narrow(0, offset, count).view(sizes);
-    offset += count;
+    parameters[i].mutable_grad() = values_.grad().narrow(0, places_[i].offset, count).view(places_[i].sizes);
   }
 }
 
@@ -35,6 +45,25 @@ torch::Tensor FlatParameters::clip_gradients(double max_norm) {
   torch::Tensor norm = gradient.norm();
   gradient.mul_((max_norm / (norm + 1e-12)).clamp_max(1));
   return norm;
+}
+
+std::map<std::string, torch::Tensor> FlatParameters::named(const torch::Tensor& flat) const {
+  std::map<std::string, torch::Tensor> views;
+  for (const Place& place : places_) {
+    views[place.name] = flat.narrow(0, place.offset, c10::multiply_integers(place.sizes)).view(place.sizes);
+  }
+  return views;
+}
+
+OtherValues::OtherValues(FlatParameters& flat, const torch::Tensor& values)
+    : flat_(flat), own_(flat.values().detach().clone()) {
+  const torch::NoGradGuard guard;
+  flat_.values().copy_(values);
+}
+
+OtherValues::~OtherValues() {
+  const torch::NoGradGuard guard;
+  flat_.values().copy_(own_);
 }
 
 }  // namespace moga

@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "data/latent_film.h"
 #include "media/frame_tensor.h"
-#include "model/vae_hash.h"
+#include "model/model_folder.h"
 
 namespace moga {
 
@@ -16,7 +16,7 @@ struct LatentWriter::Impl {
       : folder(path),
         device(torch::cuda::is_available() ? torch::kCUDA : torch::kCPU),
         vae(folder.load_vae(device)),
-        hash(::moga::vae_hash(folder)) {
+        hash(folder.vae_fingerprint()) {
     vae->eval();
   }
   ModelFolder folder;

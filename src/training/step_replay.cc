@@ -6,13 +6,15 @@
 #include <c10/cuda/CUDAStream.h>
 #endif
 
+#include <map>
+
 namespace moga {
 
 namespace {
 
-StepResult compute_anew(const std::vector<torch::Tensor>& inputs, const StepReplay::Compute& compute) {
+StepResult compute_anew(int64_t parts, const StepInputs& inputs, const StepReplay::Compute& compute) {
   StepResult result = compute(inputs);
-  result.loss.backward();
+  (parts == 1 ? result.loss : result.loss / parts).backward();
   result.loss = result.loss.detach();
   return result;
 }
@@ -21,15 +23,19 @@ StepResult compute_anew(const std::vector<torch::Tensor>& inputs, const StepRepl
 
 #ifdef MOGA_TORCH_CUDA
 
+// A step of one bucket.
+struct Recording {
+  int64_t computed = 0;  // steps before the recording: libraries choose and load kernels in them
+  std::unique_ptr<at::cuda::CUDAGraph> graph;
+  StepInputs inputs;  // what the recorded kernels read
+  StepResult result;  // what they write
+};
+
 struct StepReplay::Graph {
   c10::cuda::CUDAStream stream;
   c10::cuda::CUDAStreamGuard guard;
   int64_t stage = -1;
-  int64_t computed =
-      0;  // steps of this stage before its recording: libraries choose and load kernels in them
-  std::unique_ptr<at::cuda::CUDAGraph> recorded;
-  std::vector<torch::Tensor> inputs;  // what the recorded kernels read
-  StepResult result;                  // what they write
+  std::map<int64_t, Recording> recordings;  // of this stage, by bucket
 
   explicit Graph(c10::cuda::CUDAStream own) : stream(own), guard(own) {}
 };
@@ -47,39 +53,37 @@ StepReplay::~StepReplay() {
   }
 }
 
-StepResult StepReplay::run(int64_t stage, const std::vector<torch::Tensor>& inputs, const Compute& compute) {
+StepResult StepReplay::run(int64_t stage, int64_t parts, const StepInputs& inputs, const Compute& compute) {
   constexpr int64_t kComputedSteps = 3;
   if (!graph_) {
-    return compute_anew(inputs, compute);
+    return compute_anew(parts, inputs, compute);
   }
-  Graph& graph = *graph_;
-  if (graph.stage != stage) {
-    graph.stage = stage;
-    graph.computed = 0;
-    graph.result = {};
-    graph.inputs.clear();
-    graph.recorded.reset();
+  if (graph_->stage != stage) {
+    graph_->stage = stage;
+    graph_->recordings.clear();
   }
-  if (graph.computed < kComputedSteps) {
-    ++graph.computed;
-    return compute_anew(inputs, compute);
+  Recording& recording = graph_->recordings[inputs.bucket];
+  if (recording.computed < kComputedSteps) {
+    ++recording.computed;
+    return compute_anew(parts, inputs, compute);
   }
-  if (!graph.recorded) {
-    for (const torch::Tensor& input : inputs) {
-      graph.inputs.push_back(input.clone());
+  if (!recording.graph) {
+    recording.inputs.bucket = inputs.bucket;
+    for (const torch::Tensor& input : inputs.tensors) {
+      recording.inputs.tensors.push_back(input.clone());
     }
-    auto recording = std::make_unique<at::cuda::CUDAGraph>();
-    recording->capture_begin();
-    graph.result = compute_anew(graph.inputs, compute);
-    recording->capture_end();
-    graph.recorded = std::move(recording);
+    auto graph = std::make_unique<at::cuda::CUDAGraph>();
+    graph->capture_begin();
+    recording.result = compute_anew(parts, recording.inputs, compute);
+    graph->capture_end();
+    recording.graph = std::move(graph);
   } else {
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      graph.inputs[i].copy_(inputs[i], /*non_blocking=*/true);
+    for (size_t i = 0; i < inputs.tensors.size(); ++i) {
+      recording.inputs.tensors[i].copy_(inputs.tensors[i], /*non_blocking=*/true);
     }
   }
-  graph.recorded->replay();
-  return graph.result;
+  recording.graph->replay();
+  return recording.result;
 }
 
 #else
@@ -89,8 +93,8 @@ struct StepReplay::Graph {};
 StepReplay::StepReplay(torch::Device, bool) {}
 StepReplay::~StepReplay() = default;
 
-StepResult StepReplay::run(int64_t, const std::vector<torch::Tensor>& inputs, const Compute& compute) {
-  return compute_anew(inputs, compute);
+StepResult StepReplay::run(int64_t, int64_t parts, const StepInputs& inputs, const Compute& compute) {
+  return compute_anew(parts, inputs, compute);
 }
 
 #endif

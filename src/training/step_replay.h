@@ -16,7 +16,7 @@ namespace moga {
 
 class StepReplay {
  public:
-  using Compute = std::function<StepResult(const std::vector<torch::Tensor>&)>;
+  using Compute = std::function<StepResult(const StepInputs&)>;
 
   // While it lives on a CUDA device, this thread's work goes to a stream of its own (graphs cannot be
   // recorded on the default one). `graphs` false, or a libtorch without CUDA: every step is computed anew.
@@ -25,9 +25,10 @@ class StepReplay {
   StepReplay(const StepReplay&) = delete;
   StepReplay& operator=(const StepReplay&) = delete;
 
-  // compute(inputs) and the backward pass of its loss. With one `stage`, the sizes of the inputs and what
-  // compute does must be the same in every call. What is returned is valid until the next call.
-  StepResult run(int64_t stage, const std::vector<torch::Tensor>& inputs, const Compute& compute);
+  // compute(inputs) and the backward pass of its loss divided by `parts`. With one stage and bucket, the
+  // sizes of the inputs and what compute does must be the same in every call. What is returned is valid until
+  // the next call.
+  StepResult run(int64_t stage, int64_t parts, const StepInputs& inputs, const Compute& compute);
 
  private:
   struct Graph;

@@ -1,63 +1,19 @@
-#include "attention/upload.h"
+#include <set>
+
 #include "base/error.h"
 #include "base/log.h"
+#include "base/text_util.h"
 #include "data/toy_world.h"
 #include "model/model_folder.h"
-#include "model/vae_hash.h"
-#include "training/latent_pool.h"
+#include "training/adapters.h"
+#include "training/dit_loss.h"
 #include "training/train.h"
 
 namespace moga {
 
+namespace fs = std::filesystem;
+
 namespace {
-
-// A pool on the training device with its captions tokenised once.
-struct StageData {
-  LatentPool pool;
-  torch::Tensor ids;                // [texts, rows] int64: all captions of all films; row 0 is the empty text
-  torch::Tensor mask;               // [texts, rows]
-  std::vector<int64_t> first_text;  // a film: index of its first caption in ids
-  std::vector<FilmLayout> layouts;
-  DitPlanSizes sizes;
-  DitPlan plan;  // of the newest batch
-};
-
-StageData prepare_stage(LatentPool pool, const Tokenizer& tokenizer, const DitConfig& config,
-                        torch::Device device) {
-  StageData data;
-  std::vector<std::string> texts = {""};
-  for (const auto& captions : pool.captions) {
-    data.first_text.push_back(static_cast<int64_t>(texts.size()));
-    texts.insert(texts.end(), captions.begin(), captions.end());
-  }
-  const auto [ids, mask] = tokenize_texts(tokenizer, texts, config.text_len);
-  data.ids = ids.to(device);
-  data.mask = mask.to(device);
-  pool.latents_PZFHW = pool.latents_PZFHW.to(device);
-  for (const auto& starts : pool.shot_starts) {
-    data.layouts.push_back(
-        {pool.latents_PZFHW.size(2), pool.latents_PZFHW.size(3) / 2, pool.latents_PZFHW.size(4) / 2, starts});
-  }
-  data.sizes = dit_plan_sizes(data.layouts, GlobalText::kNone, config);
-  data.pool = std::move(pool);
-  return data;
-}
-
-// Caption slots of a batch, [B * slots] indices into StageData::ids; films with fewer shots repeat the empty
-// text, and films that lose their captions (for classifier-free guidance) have nothing else.
-std::vector<int64_t> caption_rows(const StageData& data, const std::vector<int64_t>& films, int64_t slots,
-                                  const torch::Tensor& dropped) {
-  std::vector<int64_t> rows;
-  for (size_t b = 0; b < films.size(); ++b) {
-    const auto film = static_cast<size_t>(films[b]);
-    const auto shots = static_cast<int64_t>(data.pool.captions[film].size());
-    const bool drop = dropped[static_cast<int64_t>(b)].item<bool>();
-    for (int64_t s = 0; s < slots; ++s) {
-      rows.push_back(s < shots && !drop ? data.first_text[film] + s : 0);
-    }
-  }
-  return rows;
-}
 
 // As the reference initialises: Xavier for linear layers, and a prediction of zero.
 WanDit fresh_dit(const DitConfig& config) {
@@ -73,107 +29,189 @@ WanDit fresh_dit(const DitConfig& config) {
   return dit;
 }
 
-}  // namespace
-
-TrainEnd train_dit(const TrainConfig& config, torch::Device device) {
-  ModelFolder folder(config.model);
-  const ModelConfig& sizes = folder.config();
-  const Tokenizer tokenizer = folder.load_tokenizer();
-  torch::manual_seed(static_cast<int64_t>(config.seed));
+WanDit starting_dit(const TrainConfig& config, const ModelConfig& sizes, torch::Device device) {
+  if (config.start_from.empty()) {
+    return fresh_dit(sizes.dit);
+  }
   ModelSource start(config.start_from);
-  start.precision = Precision::kF32;  // masters; a step would be lost in a bfloat16 weight's rounding
-  WanDit dit = config.start_from.empty() ? fresh_dit(sizes.dit) : ModelFolder(start).load_dit(device);
-  dit->train();
-  dit->recompute_blocks(config.recompute);
-  UmT5 text = config.start_from.empty() && config.train_text
-                  ? UmT5(sizes.text)
-                  : (config.train_text ? ModelFolder(start) : folder).load_text(device);
-  text->to(device);
-  std::vector<torch::nn::Module*> trained = {dit.get()};
-  if (config.train_text) {
-    trained.push_back(text.get());
+  if (config.trained == TrainedPart::kFull) {
+    start.precision = Precision::kF32;  // masters; a step would be lost in a bfloat16 weight's rounding
+  }
+  return ModelFolder(start).load_dit(device);
+}
+
+std::vector<BucketConfig> buckets_of(const StageConfig& stage, const ModelConfig& sizes) {
+  std::vector<BucketConfig> buckets = stage.buckets;
+  if (buckets.empty()) {
+    buckets = {{0, 0, stage.latent_frames}};
+  }
+  for (BucketConfig& bucket : buckets) {
+    bucket.width = bucket.width == 0 ? sizes.width : bucket.width;
+    bucket.height = bucket.height == 0 ? sizes.height : bucket.height;
+  }
+  return buckets;
+}
+
+// The films of all stages, and those that are measured.
+class Films {
+ public:
+  Films(const TrainConfig& config, const ModelFolder& folder, CaptionSource& captions, torch::Device device)
+      : config_(config), folder_(folder), captions_(captions), device_(device) {
+    source_.vae_hash = folder.vae_fingerprint();
+    source_.cache = cache_folder(config) / "latents";
+    source_.vae = [this] {
+      if (!vae_) {
+        vae_ = folder_.load_vae(device_);
+      }
+      return vae_;
+    };
+    for (const StageConfig& stage : config.stages) {
+      stages_.push_back(open(stage.data.value_or(config.data), buckets_of(stage, folder.config())));
+    }
+    if (config.validation.every > 0) {
+      DataConfig data = *config.validation.data;
+      if (data.kind == DataKind::kToy) {
+        data.films = config.validation.films;
+      }
+      const ModelConfig& sizes = folder.config();
+      validation_ = open(data, {{sizes.width, sizes.height, config.validation.latent_frames}});
+    }
+    vae_ = nullptr;  // frees its memory
   }
 
-  std::vector<StageData> stages;
-  {
-    WanVae vae = folder.load_vae(device);
-    const std::string vae_name = vae_hash(folder);
-    for (const StageConfig& stage : config.stages) {
-      const DataConfig& data = stage.data.value_or(config.data);
-      stages.push_back(
-          prepare_stage(make_latent_pool(data, sizes.width, sizes.height, stage.latent_frames, vae, vae_name,
-                                         std::filesystem::path(config.work) / "latents"),
-                        tokenizer, sizes.dit, device));
+  static fs::path cache_folder(const TrainConfig& config) {
+    return config.cache.empty() ? fs::path(config.work) / "cache" : fs::path(config.cache);
+  }
+
+  DitData& stage(int64_t index) { return *stages_[static_cast<size_t>(index)]; }
+  DitData& validation() { return *validation_; }
+
+  // What could not be used, once more at the end of a run, where it is read.
+  void list_skipped() const {
+    std::set<std::string> reasons;
+    for (const auto& stage : stages_) {
+      reasons.insert(stage->skipped().begin(), stage->skipped().end());
+    }
+    if (!reasons.empty()) {
+      spdlog::warn("{} films were skipped: {}", reasons.size(), fmt::join(reasons, "; "));
     }
   }
+
+ private:
+  std::unique_ptr<DitData> open(const DataConfig& data, const std::vector<BucketConfig>& buckets) {
+    return std::make_unique<DitData>(
+        encode_films(data, buckets, source_), buckets, folder_.config().dit, captions_,
+        config_.memory_gib / static_cast<double>(config_.stages.size() + 1), device_);
+  }
+
+  const TrainConfig& config_;
+  const ModelFolder& folder_;
+  CaptionSource& captions_;
+  torch::Device device_;
+  LatentSource source_;
+  WanVae vae_{nullptr};
+  std::vector<std::unique_ptr<DitData>> stages_;
+  std::unique_ptr<DitData> validation_;
+};
+
+// The weights as they are now as something that `moga generate` takes: for a whole transformer a folder with
+// links to the other parts, for adapters a file beside the base.
+ModelSource save_snapshot(const TrainConfig& config, const ModelFolder& folder, const WanDit& dit,
+                          const std::optional<UmT5>& text, const TrainedWeights& weights) {
+  const fs::path place = fs::path(config.work) / "snapshot";
+  if (!weights.whole()) {
+    weights.save_adapter(place / "lora.safetensors");
+    ModelSource source(config.start_from);
+    source.loras = {{place / "lora.safetensors", 1}};
+    return source;
+  }
+  ModelFolder snapshot = ModelFolder::open_or_create(place, (folder.path() / "moga.json").string());
+  snapshot.save_dit(dit);
+  for (const char* part : {"vae.safetensors", "text.safetensors", "tokenizer.model"}) {
+    if (!fs::exists(fs::symlink_status(place / part))) {
+      fs::create_symlink(fs::absolute(folder.part(part)), place / part);
+    }
+  }
+  if (text) {
+    fs::remove(place / "text.safetensors");  // the link, not what it points to
+    snapshot.save_text(*text);
+  }
+  return place;
+}
+
+}  // namespace
+
+TrainEnd train_dit(const TrainConfig& config, torch::Device device, const TrainOptions& options) {
+  ModelFolder folder(config.model);
+  MOGA_CHECK(
+      config.trained == TrainedPart::kLora || folder.layout() == ModelLayout::kMoga,
+      "model: {} is a {}, which does not take a trained transformer; `moga convert` makes a folder that does",
+      config.model, enum_name(folder.layout()));
+  torch::manual_seed(static_cast<int64_t>(config.seed));
+  WanDit dit = starting_dit(config, folder.config(), device);
+  dit->train();
+  dit->recompute_blocks(config.recompute);
+  const TrainedWeights weights(dit, config);
+  FlatParameters::Named trained = {{"", dit.get()}};
+  std::optional<UmT5> text;  // if it is trained
+  std::optional<CaptionSource> captions;
+  if (config.train_text) {
+    text = config.start_from.empty() ? UmT5(folder.config().text)
+                                     : ModelFolder(config.start_from).load_text(device);
+    trained.emplace_back("text", text->get());
+    captions.emplace(folder, *text, device);
+  } else {
+    captions.emplace(folder, Films::cache_folder(config) / "captions", config.memory_gib, device);
+  }
+  Films films(config, folder, *captions, device);
+  captions->forget_encoder();
   FlatParameters flat(trained, device);
-  spdlog::info("diffusion transformer{} of {} parameters on {}", config.train_text ? " and text encoder" : "",
-               human_count(static_cast<double>(flat.values().numel())), device.str());
+  spdlog::info("training {} of {} parameters on {}", human_count(static_cast<double>(flat.values().numel())),
+               human_count(static_cast<double>(parameter_count(*dit) + (text ? parameter_count(**text) : 0))),
+               device.str());
 
   TrainingStep step;
   step.inputs = [&](const StepContext& context) {
-    StageData& data = stages[static_cast<size_t>(context.stage_index)];
-    const int64_t B = context.stage.batch;
-    const auto films = batch_indices(config.seed, context.step, B, data.pool.latents_PZFHW.size(0));
-    std::vector<FilmLayout> layouts;
-    for (const int64_t film : films) {
-      layouts.push_back(data.layouts[static_cast<size_t>(film)]);
-    }
-    data.plan = plan_dit(layouts, GlobalText::kNone, sizes.dit, device, torch::kFloat32, &data.sizes);
-    const torch::Tensor clean =
-        data.pool.latents_PZFHW.index_select(0, upload(torch::tensor(films), device)).to(torch::kFloat32);
-    const torch::Tensor dropped = torch::rand({B}) < config.caption_dropout;
-    const torch::Tensor rows =
-        upload(torch::tensor(caption_rows(data, films, data.plan.captions, dropped)), device);
-    std::vector<torch::Tensor> inputs = {
-        clean, torch::randn_like(clean),
-        upload(draw_noise_levels(B, config.noise, config.noise_shift), device),
-        data.ids.index_select(0, rows), data.mask.index_select(0, rows)};
-    for (const torch::Tensor* tensor : plan_tensors(data.plan)) {
-      inputs.push_back(*tensor);
-    }
-    return inputs;
+    return films.stage(context.stage_index).draw(config, context);
   };
-  step.loss = [&](const StepContext& context, const std::vector<torch::Tensor>& inputs) {
-    DitPlan plan = stages[static_cast<size_t>(context.stage_index)].plan;
-    size_t next = 0;
-    const torch::Tensor clean = inputs[next++], noise = inputs[next++], levels = inputs[next++],
-                        ids = inputs[next++], mask = inputs[next++];
-    for (torch::Tensor* tensor : plan_tensors(plan)) {
-      *tensor = inputs[next++];
-    }
-    torch::Tensor captions;
-    {
-      const torch::AutoGradMode gradient(config.train_text);
-      captions = (text->forward(ids, mask) * mask.unsqueeze(-1)).unflatten(0, {plan.batch, plan.captions});
-    }
-    const FlowPair pair = make_flow_pair(clean, noise, levels);
-    DitTrace trace;
-    const torch::Tensor predicted = dit->forward(pair.noisy, levels * 1000, captions, plan, &trace);
-    StepResult result;
-    const torch::Tensor flow_loss = (predicted - pair.target).square().mean();
-    result.loss = flow_loss;
-    result.metrics = {{"flow", flow_loss.detach()}};
-    if (!trace.routing.empty()) {
-      torch::Tensor balance = torch::zeros({}, flow_loss.options());
-      std::vector<torch::Tensor> shares;
-      for (const Routing& routing : trace.routing) {
-        balance = balance + balance_loss(routing, config.balance_form);
-        shares.push_back(group_occupancy(routing));
-      }
-      result.loss = flow_loss + config.balance_weight * balance;
-      const torch::Tensor occupancy = torch::stack(shares);
-      result.metrics.insert(result.metrics.end(), {{"balance", balance.detach()},
-                                                   {"occupancy_least", occupancy.min()},
-                                                   {"occupancy_most", occupancy.max()}});
-    }
-    return result;
+  step.loss = [&](const StepContext& context, const StepInputs& inputs) {
+    return dit_loss(config, dit, *captions, films.stage(context.stage_index).unpack(inputs));
   };
-  const TrainEnd end = run_training(config, flat, step);
+  RunOptions run;
+  run.accept_changes = options.accept_changes;
+  if (config.validation.every > 0) {
+    run.tasks.push_back(
+        {config.validation.every, [&](int64_t) -> nlohmann::ordered_json {
+           return {{"validation", measure_flow(dit, *captions, films.validation(), config.validation)}};
+         }});
+  }
+  if (config.samples.every > 0 && options.make_sample) {
+    run.tasks.push_back({config.samples.every, [&](int64_t done) -> nlohmann::ordered_json {
+                           const ModelSource source = save_snapshot(config, folder, dit, text, weights);
+                           const fs::path place =
+                               fs::path(config.work) / "samples" / fmt::format("step-{:08}", done);
+                           std::vector<std::string> made;
+                           for (const std::string& script : config.samples.scripts) {
+                             const fs::path film = place / fs::path(script).stem().concat(".mp4");
+                             options.make_sample(source, script, film);
+                             made.push_back(film.string());
+                           }
+                           return {{"samples", made}};
+                         }});
+  }
+  const TrainEnd end = run_training(config, flat, step, run);
+  films.list_skipped();
   if (end == TrainEnd::kFinished) {
+    if (!weights.whole()) {
+      const fs::path file =
+          config.lora.file.empty() ? fs::path(config.work) / "lora.safetensors" : fs::path(config.lora.file);
+      weights.save_adapter(file);
+      spdlog::info("the adapter is {}", file.string());
+      return end;
+    }
     folder.save_dit(dit);
-    if (config.train_text) {
-      folder.save_text(text);
+    if (text) {
+      folder.save_text(*text);
     }
   }
   return end;

@@ -13,9 +13,12 @@ namespace moga {
 
 namespace {
 
-// Random crops of the films' first frames, [B, T, 3, crop, crop] bytes.
-torch::Tensor load_batch(const FilmSource& source, uint64_t seed, const StageConfig& stage, int64_t crop) {
-  const auto indices = batch_indices(seed, 0, stage.batch, source.size());
+// Random crops of the first frames of a part's films, [B, T, 3, crop, crop] bytes.
+torch::Tensor load_batch(const FilmSource& source, const StepContext& context, int64_t crop) {
+  const StageConfig& stage = context.stage;
+  const auto all = batch_indices(context.seed, 0, stage.batch, source.size());
+  const int64_t first = context.part.begin(stage.batch);
+  const std::vector<int64_t> indices(all.begin() + first, all.begin() + context.part.end(stage.batch));
   const int64_t frames = 4 * stage.latent_frames - 3;
   std::vector<torch::Tensor> videos(indices.size());
   at::parallel_for(0, static_cast<int64_t>(indices.size()), 1, [&](int64_t from, int64_t to) {
@@ -27,7 +30,7 @@ torch::Tensor load_batch(const FilmSource& source, uint64_t seed, const StageCon
       video = video.slice(0, 0, frames);
       if (crop > 0) {
         // The position comes from the step's seed, so that a resumed run crops alike.
-        const uint64_t draw = seed ^ (0x9E3779B97F4A7C15ULL * static_cast<uint64_t>(i + 1));
+        const uint64_t draw = context.seed ^ (0x9E3779B97F4A7C15ULL * static_cast<uint64_t>(first + i + 1));
         const auto room = [&](int64_t size) {
           return static_cast<uint64_t>(std::max<int64_t>(0, size - crop) + 1);
         };
@@ -72,21 +75,24 @@ void measure_latent_scale(WanVae& vae, const FilmSource& source, torch::Device d
 
 }  // namespace
 
-TrainEnd train_vae(const TrainConfig& config, torch::Device device) {
-  MOGA_CHECK(config.crop % 16 == 0 && config.crop >= 0, "crop must be a multiple of 16, found {}",
-             config.crop);
+TrainEnd train_vae(const TrainConfig& config, torch::Device device, const TrainOptions& options) {
   ModelFolder folder = ModelFolder::open_or_create(config.model, config.base);
   const ModelConfig& sizes = folder.config();
   torch::manual_seed(static_cast<int64_t>(config.seed));
   WanVae vae =
       config.start_from.empty() ? WanVae(sizes.vae) : ModelFolder(config.start_from).load_vae(device);
   vae->train();
-  std::vector<torch::nn::Module*> trained = {vae.get()};
   if (config.decoder_only) {
-    trained = vae->decoder_parts();
+    for (torch::Tensor& parameter : vae->parameters()) {
+      parameter.set_requires_grad(false);
+    }
+    for (torch::nn::Module* part : vae->decoder_parts()) {
+      for (torch::Tensor& parameter : part->parameters()) {
+        parameter.set_requires_grad(true);
+      }
+    }
   }
-  vae->to(device);
-  FlatParameters flat(trained, device);
+  FlatParameters flat({{"", vae.get()}}, device);
   spdlog::info("VAE of {} parameters on {}", human_count(static_cast<double>(flat.values().numel())),
                device.str());
   std::vector<std::unique_ptr<FilmSource>> sources;
@@ -94,16 +100,18 @@ TrainEnd train_vae(const TrainConfig& config, torch::Device device) {
     sources.push_back(open_films(stage.data.value_or(config.data), sizes.width, sizes.height));
   }
   TrainingStep step;
-  step.inputs = [&](const StepContext& context) -> std::vector<torch::Tensor> {
+  step.inputs = [&](const StepContext& context) -> StepInputs {
     const auto& source = *sources[static_cast<size_t>(context.stage_index)];
-    const torch::Tensor bytes = load_batch(source, context.seed, context.stage, config.crop);
+    const torch::Tensor bytes = load_batch(source, context, config.crop);
     const torch::Tensor video = bytes_to_unit(upload(bytes, device)).transpose(1, 2).contiguous();
-    return {video, torch::randn({video.size(0), sizes.vae.z_dim, context.stage.latent_frames,
-                                 video.size(3) / 8, video.size(4) / 8},
-                                video.options())};
+    const int64_t B = context.stage.batch;
+    const torch::Tensor noise =
+        torch::randn({B, sizes.vae.z_dim, context.stage.latent_frames, video.size(3) / 8, video.size(4) / 8},
+                     video.options());
+    return {{video, noise.slice(0, context.part.begin(B), context.part.end(B))}};
   };
-  step.loss = [&](const StepContext&, const std::vector<torch::Tensor>& inputs) {
-    const torch::Tensor &video = inputs[0], &noise = inputs[1];
+  step.loss = [&](const StepContext&, const StepInputs& inputs) {
+    const torch::Tensor &video = inputs.tensors[0], &noise = inputs.tensors[1];
     const auto [mean, log_variance] = [&] {
       const torch::AutoGradMode gradient(!config.decoder_only);
       return vae->encode_moments(video);
@@ -119,7 +127,7 @@ TrainEnd train_vae(const TrainConfig& config, torch::Device device) {
     result.metrics = {{"psnr_db", 10 * torch::log10(4 / squared.detach())}, {"kl", kl.detach()}};
     return result;
   };
-  const TrainEnd end = run_training(config, flat, step);
+  const TrainEnd end = run_training(config, flat, step, {options.accept_changes, {}});
   if (end == TrainEnd::kFinished) {
     vae->eval();
     if (!config.decoder_only) {

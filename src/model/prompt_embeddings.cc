@@ -1,4 +1,4 @@
-#include "pipeline/prompt_embeddings.h"
+#include "model/prompt_embeddings.h"
 
 #include <cstdlib>
 #include <map>

@@ -1,0 +1,85 @@
+#include "training/dit_loss.h"
+
+#include "diffusion/flow.h"
+
+namespace moga {
+
+namespace {
+
+torch::Tensor pairs_of(const Groups& groups) {
+  return (groups.q_offsets.diff() * groups.kv_offsets.diff()).sum().to(torch::kFloat32);
+}
+
+}  // namespace
+
+torch::Tensor flow_loss(WanDit& dit, CaptionSource& captions, const DitBatch& batch, DitTrace* trace) {
+  const torch::Tensor text_BSRT =
+      captions.embed(batch.text).unflatten(0, {batch.plan.batch, batch.plan.captions});
+  const FlowPair pair = make_flow_pair(batch.clean_BZFHW, batch.noise_BZFHW, batch.levels_B);
+  const torch::Tensor predicted =
+      dit->forward(pair.noisy, batch.levels_B * 1000, text_BSRT, batch.plan, trace);
+  return (predicted - pair.target).square().mean();
+}
+
+torch::Tensor attention_share(const DitPlan& plan, const Routing* routing) {
+  const auto tokens = static_cast<double>(plan.layout.tokens());
+  const double all = tokens * tokens * static_cast<double>(plan.batch);
+  const torch::Device device = plan.rope.cos_LP.device();
+  torch::Tensor pairs = torch::zeros({}, torch::TensorOptions().device(device));
+  for (const Groups* groups : {&plan.visual.windows, &plan.visual.frames, &plan.visual.full}) {
+    if (groups->q_index.defined()) {
+      pairs = pairs + pairs_of(*groups).to(device);
+    }
+  }
+  if (routing != nullptr) {
+    const torch::Tensor ids_BL = routing->group_ids_L.view({plan.batch, -1});
+    const torch::Tensor ones_BL = torch::ones(ids_BL.sizes(), pairs.options());
+    const torch::Tensor counts_BM = torch::zeros({plan.batch, routing->probs_LM.size(1)}, pairs.options())
+                                        .scatter_add(1, ids_BL, ones_BL);
+    pairs = pairs + counts_BM.square().sum();
+  }
+  return pairs / all;
+}
+
+StepResult dit_loss(const TrainConfig& config, WanDit& dit, CaptionSource& captions, const DitBatch& batch) {
+  DitTrace trace;
+  const torch::Tensor flow = flow_loss(dit, captions, batch, &trace);
+  StepResult result{flow, {{"flow", flow.detach()}}};
+  if (trace.routing.empty()) {
+    return result;
+  }
+  torch::Tensor balance = torch::zeros({}, flow.options());
+  torch::Tensor share = torch::zeros({}, flow.options());
+  std::vector<torch::Tensor> shares;
+  for (const Routing& routing : trace.routing) {
+    balance = balance + balance_loss(routing, config.balance_form);
+    share = share + attention_share(batch.plan, &routing);
+    shares.push_back(group_occupancy(routing));
+  }
+  result.loss = flow + config.balance_weight * balance;
+  const torch::Tensor occupancy = torch::stack(shares);
+  result.metrics.insert(result.metrics.end(),
+                        {{"balance", balance.detach()},
+                         {"sparsity", 1 - share / static_cast<int64_t>(trace.routing.size())},
+                         {"occupancy_least", occupancy.min()},
+                         {"occupancy_most", occupancy.max()},
+                         {"occupancy", occupancy}});
+  return result;
+}
+
+nlohmann::ordered_json measure_flow(WanDit& dit, CaptionSource& captions, DitData& data,
+                                    const ValidationConfig& validation) {
+  const torch::NoGradGuard guard;
+  const size_t films = std::min(data.size(), static_cast<size_t>(validation.films));
+  auto found = nlohmann::ordered_json::object();
+  for (const double level : validation.levels) {
+    double sum = 0;
+    for (size_t film = 0; film < films; ++film) {
+      sum += flow_loss(dit, captions, data.film(film, level, film), nullptr).item<double>();
+    }
+    found[fmt::format("{:g}", level)] = sum / static_cast<double>(films);
+  }
+  return found;
+}
+
+}  // namespace moga

@@ -1,0 +1,32 @@
+// What a training run is between two steps, and its way to a checkpoint and back.
+#pragma once
+
+#include <cstdint>
+
+#include "training/checkpoints.h"
+#include "training/flat_parameters.h"
+#include "training/optimizer.h"
+#include "training/step_guard.h"
+#include "training/train_config.h"
+
+namespace moga {
+
+struct RunState {
+  FlatParameters& flat;
+  Optimizer optimizer;
+  StepGuard guard;
+  int64_t step =
+      0;  // steps done, skipped ones included; with the config's seed it gives data order and noise
+};
+
+RunState start_state(const TrainConfig& config, FlatParameters& flat);
+
+// weights, average and optimizer as files of tensors by name; step, guard and config in state.json.
+RunCheckpoint to_checkpoint(const TrainConfig& config, const RunState& state);
+
+// Throws Error if the checkpoint is of another model, or, unless `accept_changes`, of other settings than
+// those that may change between two starts (how often things are written); it names what differs.
+void from_checkpoint(const TrainConfig& config, const RunCheckpoint& checkpoint, bool accept_changes,
+                     RunState& state);
+
+}  // namespace moga
