@@ -14,6 +14,7 @@
 #include "model_option.h"
 #include "pipeline/decode.h"
 #include "pipeline/generate.h"
+#include "processes.h"
 
 namespace moga {
 
@@ -29,6 +30,7 @@ struct Options {
   std::string passes = enum_name(GuidancePasses::kSeparate);
   std::string prompt_cache = default_prompt_cache().string();
   std::string device = "auto";
+  ProcessOptions processes;
   std::optional<int64_t> group_layer;
   std::optional<int64_t> vae_tile;
   bool keep_latents = false;
@@ -43,6 +45,9 @@ void report(const DecodedFilm& film, double seconds) {
 }
 
 void generate(const Options& options) {
+  if (options.processes.ran_elsewhere()) {
+    return;
+  }
   const auto start = std::chrono::steady_clock::now();
   GenerateRequest request = options.request;
   request.model = options.model.source();
@@ -55,11 +60,17 @@ void generate(const Options& options) {
   }
   MOGA_CHECK(request.output.extension() == ".mp4", "the film's name must end in .mp4, found '{}'",
              options.output);
-  const torch::Device device = choose_device(options.device);
+  torch::Device device = choose_device(options.device);
+  request.ranks = options.processes.join(device);
   request.script = load_script(options.script, script_defaults(ModelFolder(request.model).config()));
   check_writable(request.output);
 
   const FilmLatents latents = sample_film(request, device);
+  report_waiting(request.ranks,
+                 std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  if (!is_first(request.ranks)) {
+    return;
+  }
   DecodeRequest decode;
   decode.model = request.model;
   decode.output = request.output;
@@ -150,6 +161,7 @@ void add_generate(CLI::App& app) {
                     "Go on from latents that an interrupted run left beside the output");
   command->add_option("--vae-tiling", options->vae_tile, kTilingHelp);
   command->add_flag("--keep-latents", options->keep_latents, "Keep the latents (for `moga decode`)");
+  options->processes.add_to(*command);
   command->add_option("--device", options->device, "auto, cpu or cuda")->capture_default_str();
   command->callback([options] { generate(*options); });
 }

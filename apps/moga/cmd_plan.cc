@@ -37,6 +37,8 @@ struct PlanOptions {
   std::string boundary;
   std::string attention;
   std::string precision;
+  int64_t processes = 1;
+  std::optional<int64_t> sequence;
   bool json = false;
   bool no_measure = false;
 };
@@ -84,6 +86,8 @@ PlanRequest make_request(const PlanOptions& options) {
   if (!options.precision.empty()) {
     request.precision = enum_value<Precision>(options.precision, "--precision");
   }
+  request.processes = options.processes;
+  request.sequence = options.sequence.value_or(options.processes);
   MogaConfig& attention = request.model.dit.attention;
   if (!options.attention.empty()) {
     attention.kind = enum_value<AttentionKind>(options.attention, "--attention");
@@ -164,6 +168,11 @@ void add_plan(CLI::App& app) {
                       "moga, full, static (windows and frames) or dynamic (routed only)");
   command->add_option("--precision", o.precision,
                       "Of weights and activations: bf16 or f32 (default: by model size)");
+  command
+      ->add_option("--processes", o.processes, "Plan for so many processes: what each holds, does and sends")
+      ->check(CLI::Range(1, 1 << 20));
+  command->add_option("--sequence-parallel", o.sequence,
+                      "Processes that share one film (default: all of them)");
   command->add_flag("--json", o.json, "Print the plan as JSON");
   command->add_flag("--no-measure", o.no_measure, "Do not measure this machine; no time estimates");
   seconds->excludes(frames);

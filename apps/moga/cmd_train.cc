@@ -1,4 +1,5 @@
 // moga train: the tokenizer, the VAE, the judge or the diffusion transformer from a YAML config.
+#include <chrono>
 #include <cstdio>
 #include <memory>
 
@@ -10,6 +11,7 @@
 #include "evaluation/judge.h"
 #include "pipeline/decode.h"
 #include "pipeline/generate.h"
+#include "processes.h"
 #include "train_cost.h"
 #include "training/plot.h"
 #include "training/train.h"
@@ -28,6 +30,8 @@ struct TrainCommand {
   bool explain = false;
   bool check = false;
   bool accept_changes = false;
+  ProcessOptions processes;
+  int64_t sequence = 1;
   double tflops = 360;  // measured for a training step on an H200 (docs/performance.md)
 };
 
@@ -96,7 +100,11 @@ void run_train(const TrainCommand& command) {
     return;
   }
   check_paths(config, command.config);
-  const torch::Device device = choose_device(command.device);
+  if (command.processes.ran_elsewhere()) {
+    return;
+  }
+  torch::Device device = choose_device(command.device);
+  const auto world = command.processes.join(device);
   if (device.is_cuda()) {
     // Products in TensorFloat-32: the optimiser's state and the sums stay float32.
     at::globalContext().setAllowTF32CuBLAS(true);
@@ -110,7 +118,19 @@ void run_train(const TrainCommand& command) {
   options.accept_changes = command.accept_changes;
   options.make_sample = [&](const ModelSource& model, const std::filesystem::path& script,
                             const std::filesystem::path& film) { make_sample(model, script, film, device); };
-  if (train(config, device, options) == TrainEnd::kInterrupted) {
+  if (world) {
+    MOGA_CHECK(config.kind == TrainKind::kDit,
+               "only transformers (kind: dit) are trained by several processes, found kind: {}",
+               enum_name(config.kind));
+    world->check_equal(config_to_json(config).dump(), "training config");
+    options.mesh = make_mesh(world, command.sequence);
+  } else {
+    MOGA_CHECK(command.sequence == 1, "--sequence-parallel {} needs as many processes", command.sequence);
+  }
+  const auto start = std::chrono::steady_clock::now();
+  const TrainEnd end = train(config, device, options);
+  report_waiting(world, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  if (end == TrainEnd::kInterrupted) {
     throw CLI::RuntimeError(kExitInterrupted);
   }
   spdlog::info("done: {} has the trained {}", config.model, enum_name(config.kind));
@@ -137,6 +157,14 @@ void add_train(CLI::App& app) {
       "Draw the curves of a run, given its work folder, into its metrics.svg (also while it trains)");
   command->add_flag("--accept-changes", options->accept_changes,
                     "Go on from a checkpoint although settings differ from those it was made with");
+  options->processes.add_to(*command);
+  command
+      ->add_option(
+          "--sequence-parallel", options->sequence,
+          "Processes that share each film's tokens (divides the number of processes); the others take "
+          "other films")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   command->callback([options] { run_train(*options); });
 }
 

@@ -2,12 +2,15 @@
 #include <ATen/Parallel.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "base/threads.h"
 #include "commands.h"
+#include "distributed/communicator.h"
+#include "distributed/launcher.h"
 
 namespace {
 
@@ -49,17 +52,28 @@ int run(int argc, char** argv) {
   return 0;
 }
 
+// One of several processes leaves it to the one that started them to say it once.
+void report(const char* kind, const char* message, bool by_peer) {
+  if (!moga::tell_launcher(message, by_peer)) {
+    fmt::print(stderr, "moga: {}{}\n", kind, message);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   moga::tune_runtime(argv);
   try {
     return run(argc, argv);
+  } catch (const moga::PeerError& error) {
+    report("error: ", error.what(), /*by_peer=*/true);
+    std::fflush(nullptr);
+    std::_Exit(kExitBadInput);  // threads may still wait for the lost rank
   } catch (const moga::Error& error) {
-    fmt::print(stderr, "moga: error: {}\n", error.what());
+    report("error: ", error.what(), /*by_peer=*/false);
     return kExitBadInput;
   } catch (const std::exception& error) {
-    fmt::print(stderr, "moga: internal error, please report it with the command you ran: {}\n", error.what());
+    report("internal error, please report it with the command you ran: ", error.what(), /*by_peer=*/false);
     return kExitBug;
   }
 }

@@ -111,14 +111,20 @@ torch::Tensor group_occupancy(const Routing& routing) {
 
 torch::Tensor balance_loss(const Routing& routing, BalanceForm form) {
   MOGA_CHECK(routing.probs_LM.defined() && routing.probs_LM.dim() == 2, "balance loss: no routing given");
-  const int64_t tokens = std::max<int64_t>(routing.probs_LM.size(0), 1);
+  return balance_loss_part(routing, form, group_occupancy(routing), routing.probs_LM.size(0));
+}
+
+torch::Tensor balance_loss_part(const Routing& routing, BalanceForm form, const torch::Tensor& share_M,
+                                int64_t all_tokens) {
+  MOGA_CHECK(routing.probs_LM.defined() && routing.probs_LM.dim() == 2, "balance loss: no routing given");
+  const int64_t tokens = std::max<int64_t>(all_tokens, 1);
   const int64_t group_count = routing.probs_LM.size(1);
-  const auto share_M = group_occupancy(routing).to(routing.probs_LM.scalar_type());
+  const auto wide_share_M = share_M.to(routing.probs_LM.scalar_type());
   const auto mean_prob_M =
       form == BalanceForm::kSwitch
           ? routing.probs_LM.sum(0) / tokens
-          : torch::zeros_like(share_M).index_add(0, routing.group_ids_L, routing.top_prob_L) / tokens;
-  return static_cast<double>(group_count) * (share_M * mean_prob_M).sum();
+          : torch::zeros_like(wide_share_M).index_add(0, routing.group_ids_L, routing.top_prob_L) / tokens;
+  return static_cast<double>(group_count) * (wide_share_M * mean_prob_M).sum();
 }
 
 }  // namespace moga

@@ -38,6 +38,11 @@ struct EnumNames<BalanceForm> {
 };
 torch::Tensor balance_loss(const Routing& routing, BalanceForm form);
 
+// The part of it that `routing` adds when it is of some of `all_tokens` tokens alone, of which share_M are in
+// each group: the parts of all tokens add up to the loss.
+torch::Tensor balance_loss_part(const Routing& routing, BalanceForm form, const torch::Tensor& share_M,
+                                int64_t all_tokens);
+
 // F: the share of tokens in each group. [M] float32, no gradient.
 torch::Tensor group_occupancy(const Routing& routing);
 

@@ -158,6 +158,21 @@ static void append_side(const std::vector<int64_t>& index, const std::vector<int
   }
 }
 
+GroupIndex queries_of_tokens(const GroupIndex& groups, int64_t begin, int64_t end) {
+  GroupIndex part;
+  part.kv_index = groups.kv_index;
+  part.kv_offsets = groups.kv_offsets;
+  for (size_t segment = 0; segment + 1 < groups.q_offsets.size(); ++segment) {
+    for (int64_t i = groups.q_offsets[segment]; i < groups.q_offsets[segment + 1]; ++i) {
+      if (const int64_t token = groups.q_index[static_cast<size_t>(i)]; token >= begin && token < end) {
+        part.q_index.push_back(token - begin);
+      }
+    }
+    part.q_offsets.push_back(static_cast<int64_t>(part.q_index.size()));
+  }
+  return part;
+}
+
 GroupIndex concat_groups(const std::vector<GroupIndex>& parts, int64_t q_stride, int64_t kv_stride) {
   GroupIndex all;
   for (size_t b = 0; b < parts.size(); ++b) {

@@ -73,6 +73,10 @@ GroupIndex shot_text_groups(const FilmLayout& layout,
                             const std::vector<std::pair<int64_t, int64_t>>& text_ranges,
                             std::pair<int64_t, int64_t> global_range);
 
+// The same segments with only the queries of tokens [begin, end), which become tokens 0, 1, ...; the keys
+// stay.
+GroupIndex queries_of_tokens(const GroupIndex& groups, int64_t begin, int64_t end);
+
 // Parts side by side: part b's queries shift by b * q_stride, its keys by b * kv_stride.
 GroupIndex concat_groups(const std::vector<GroupIndex>& parts, int64_t q_stride, int64_t kv_stride);
 

@@ -76,13 +76,9 @@ StaticPlan plan_static_groups(const std::vector<FilmLayout>& layouts, const Moga
   return plan;
 }
 
-torch::Tensor visual_attention(const torch::Tensor& q_LND, const torch::Tensor& k_LND,
-                               const torch::Tensor& v_LND, const StaticPlan& plan, const Routing& routing,
-                               const MogaConfig& config) {
-  if (const auto type = compat::autocast_type(q_LND.device())) {  // once for all groups
-    const compat::Autocast off(q_LND.device(), std::nullopt);
-    return visual_attention(q_LND.to(*type), k_LND.to(*type), v_LND.to(*type), plan, routing, config);
-  }
+static torch::Tensor attend_all(const torch::Tensor& q_LND, const torch::Tensor& k_LND,
+                                const torch::Tensor& v_LND, const StaticPlan& plan, const Routing& routing,
+                                const MogaConfig& config) {
   const auto part = [&](const Groups& groups, const char* name, double share) {
     MOGA_CHECK(groups.q_index.defined(),
                "visual attention '{}': the plan holds no {} groups, so it was made for "
@@ -112,6 +108,23 @@ torch::Tensor visual_attention(const torch::Tensor& q_LND, const torch::Tensor& 
           {part(plan.windows, "window", 1.0 / 3), part(plan.frames, "frame", 1.0 / 3), routed(1.0 / 3)});
   }
   fail("visual attention: unknown kind");
+}
+
+torch::Tensor visual_attention(const torch::Tensor& q_LND, const torch::Tensor& k_LND,
+                               const torch::Tensor& v_LND, const StaticPlan& plan, const Routing& routing,
+                               const MogaConfig& config) {
+  if (const auto type = compat::autocast_type(q_LND.device())) {  // once for all groups
+    const compat::Autocast off(q_LND.device(), std::nullopt);
+    return visual_attention(q_LND.to(*type), k_LND.to(*type), v_LND.to(*type), plan, routing, config);
+  }
+  if (plan.sequence == nullptr) {
+    return attend_all(q_LND, k_LND, v_LND, plan, routing, config);
+  }
+  const bool routed = config.kind == AttentionKind::kMoga || config.kind == AttentionKind::kDynamic;
+  return plan.sequence->attend(q_LND, k_LND, v_LND, routed ? routing : Routing(),
+                               [&](const auto& q, const auto& k, const auto& v, const Routing& all) {
+                                 return attend_all(q, k, v, plan, all, config);
+                               });
 }
 
 }  // namespace moga

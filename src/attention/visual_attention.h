@@ -4,10 +4,12 @@
 
 #include <torch/torch.h>
 
+#include <memory>
 #include <vector>
 
 #include "attention/grouped_attention.h"
 #include "attention/router.h"
+#include "attention/sequence_parallel.h"
 #include "attention/visual_attention_config.h"
 
 namespace moga {
@@ -18,6 +20,7 @@ struct StaticPlan {
   Groups frames;
   Groups full;
   int64_t batch = 1;
+  std::shared_ptr<const SequenceParallel> sequence = {};  // if each process has some of the tokens
 };
 StaticPlan plan_static_groups(const FilmLayout& layout, const MogaConfig& config, int64_t batch,
                               torch::Device device);
@@ -35,7 +38,7 @@ StaticPlan plan_static_groups(const std::vector<FilmLayout>& layouts, const Moga
                               torch::Device device, const StaticSizes* sizes = nullptr);
 
 // q, k, v: [L, N, D] with RoPE applied, L = batch * layout.tokens(). `routing` is used by kMoga and kDynamic
-// only.
+// only. With a plan.sequence, L are this process's tokens, and the groups are those of all tokens.
 torch::Tensor visual_attention(const torch::Tensor& q_LND, const torch::Tensor& k_LND,
                                const torch::Tensor& v_LND, const StaticPlan& plan, const Routing& routing,
                                const MogaConfig& config);

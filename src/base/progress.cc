@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 
 #include "base/text_util.h"
@@ -11,6 +12,12 @@
 namespace moga {
 
 using std::chrono::steady_clock;
+
+static std::atomic<bool> silent = false;
+
+void Progress::silence() {
+  silent = true;
+}
 
 Progress::Progress(std::string title, int64_t total, std::string unit, int64_t done)
     : title_(std::move(title)),
@@ -52,6 +59,9 @@ double Progress::seconds_left() const {
 }
 
 void Progress::draw(bool last) {
+  if (silent) {
+    return;
+  }
   drawn_ = steady_clock::now();
   constexpr int kWidth = 24;
   const double share =

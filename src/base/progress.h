@@ -20,6 +20,9 @@ class Progress {
   void advance(int64_t steps = 1, const std::string& note = "");
   void finish();
 
+  // From now on this process shows no progress: one of several processes speaks for all.
+  static void silence();
+
   double seconds_elapsed() const;
   // From the mean rate since the start; 0 before the first step.
   double seconds_left() const;

@@ -229,16 +229,26 @@ class RecomputedBlock : public torch::autograd::Function<RecomputedBlock> {
 
 }  // namespace
 
+static std::shared_ptr<const SequenceParallel> share_tokens(const std::shared_ptr<Communicator>& ranks,
+                                                            int64_t batch, const FilmLayout& layout,
+                                                            const DitConfig& config) {
+  return ranks == nullptr || ranks->size() == 1
+             ? nullptr
+             : std::make_shared<const SequenceParallel>(ranks, batch, layout.tokens(), config.heads);
+}
+
 // Text rows: `slots` captions of config.text_len rows a film, then the film-wide one if there is any.
 static GroupIndex text_groups(const FilmLayout& layout, int64_t slots, GlobalText global,
-                              const DitConfig& config) {
+                              const DitConfig& config, const SequenceParallel* sequence) {
   const int64_t rows = config.text_len;
   std::vector<std::pair<int64_t, int64_t>> ranges;
   for (int64_t shot = 0; shot < layout.shots(); ++shot) {
     ranges.emplace_back(shot * rows, (shot + 1) * rows);
   }
   const bool film_wide = global == GlobalText::kLastCaption;
-  return shot_text_groups(layout, ranges, {slots * rows, (film_wide ? slots + 1 : slots) * rows});
+  GroupIndex groups =
+      shot_text_groups(layout, ranges, {slots * rows, (film_wide ? slots + 1 : slots) * rows});
+  return sequence == nullptr ? groups : queries_of_tokens(groups, sequence->begin(), sequence->end());
 }
 
 static int64_t most_shots(const std::vector<FilmLayout>& layouts) {
@@ -250,33 +260,42 @@ static int64_t most_shots(const std::vector<FilmLayout>& layouts) {
 }
 
 DitPlanSizes dit_plan_sizes(const std::vector<FilmLayout>& layouts, GlobalText global,
-                            const DitConfig& config) {
+                            const DitConfig& config, const std::shared_ptr<Communicator>& ranks) {
   DitPlanSizes sizes;
+  const auto sequence = share_tokens(ranks, 1, layouts.front(), config);
   sizes.visual = static_group_sizes(layouts, config.attention);
   sizes.shots = most_shots(layouts);
   for (const FilmLayout& layout : layouts) {
-    sizes.text.cover(text_groups(layout, sizes.shots, global, config));
+    sizes.text.cover(text_groups(layout, sizes.shots, global, config, sequence.get()));
   }
   return sizes;
 }
 
 DitPlan plan_dit(const std::vector<FilmLayout>& layouts, GlobalText global, const DitConfig& config,
-                 torch::Device device, torch::ScalarType dtype, const DitPlanSizes* sizes) {
+                 torch::Device device, torch::ScalarType dtype, const DitPlanSizes* sizes,
+                 const std::shared_ptr<Communicator>& ranks) {
   DitPlan plan;
   plan.visual =
       plan_static_groups(layouts, config.attention, device, sizes == nullptr ? nullptr : &sizes->visual);
   plan.layout = layouts.front();
   plan.batch = static_cast<int64_t>(layouts.size());
+  plan.visual.sequence = share_tokens(ranks, plan.batch, plan.layout, config);
+  const SequenceParallel* sequence = plan.visual.sequence.get();
   const int64_t slots = sizes == nullptr ? most_shots(layouts) : sizes->shots;
   plan.captions = slots + (global == GlobalText::kLastCaption ? 1 : 0);
   std::vector<GroupIndex> text;
   for (const FilmLayout& layout : layouts) {
-    text.push_back(text_groups(layout, slots, global, config));
+    text.push_back(text_groups(layout, slots, global, config, sequence));
   }
-  GroupIndex all = concat_groups(text, plan.layout.tokens(), plan.captions * config.text_len);
+  const int64_t tokens = sequence == nullptr ? plan.layout.tokens() : sequence->local_tokens();
+  GroupIndex all = concat_groups(text, tokens, plan.captions * config.text_len);
   plan.text = sizes == nullptr ? to_groups(all, device)
                                : to_padded_groups(std::move(all), sizes->text, plan.batch, device);
   plan.rope = rope_table(plan.layout, config.head_dim(), dtype, device);
+  if (sequence != nullptr) {
+    plan.rope.cos_LP = plan.rope.cos_LP.narrow(0, sequence->begin(), tokens).clone();
+    plan.rope.sin_LP = plan.rope.sin_LP.narrow(0, sequence->begin(), tokens).clone();
+  }
   return plan;
 }
 
@@ -329,6 +348,23 @@ WanDitImpl::WanDitImpl(const DitConfig& config) : config_(config) {
   register_module("head", head);
 }
 
+torch::Tensor WanDitImpl::embed_patches(const torch::Tensor& latent_BCFHW, const DitPlan& plan) {
+  const auto tokens_of = [&](const torch::Tensor& latent) {
+    return patch_embedding_(latent).flatten(2).transpose(1, 2).to(latent.scalar_type());
+  };
+  const SequenceParallel* sequence = plan.visual.sequence.get();
+  if (sequence == nullptr) {
+    return tokens_of(latent_BCFHW);
+  }
+  // The latent frames that hold this process's tokens.
+  const int64_t frame = plan.layout.frame_tokens();
+  const int64_t first = sequence->begin() / frame;
+  const int64_t last = (sequence->end() + frame - 1) / frame;
+  return tokens_of(latent_BCFHW.slice(2, first, last))
+      .narrow(1, sequence->begin() - first * frame, sequence->local_tokens())
+      .contiguous();
+}
+
 torch::Tensor WanDitImpl::forward(const torch::Tensor& latent_BCFHW, const torch::Tensor& timestep_B,
                                   const torch::Tensor& captions_BSRT, const DitPlan& plan, DitTrace* trace) {
   const int64_t B = plan.batch;
@@ -345,7 +381,7 @@ torch::Tensor WanDitImpl::forward(const torch::Tensor& latent_BCFHW, const torch
              config_.text_dim, fmt::join(captions_BSRT.sizes(), " x "));
   const auto dtype = patch_embedding_->weight.scalar_type();
 
-  torch::Tensor x_BLC = patch_embedding_(latent_BCFHW.to(dtype)).flatten(2).transpose(1, 2).to(dtype);
+  torch::Tensor x_BLC = embed_patches(latent_BCFHW.to(dtype), plan);
   torch::Tensor time_BC;
   torch::Tensor time_B6C;
   {
@@ -392,8 +428,11 @@ torch::Tensor WanDitImpl::forward(const torch::Tensor& latent_BCFHW, const torch
   }
 
   const auto m = (head_modulation_ + time_BC.unsqueeze(1)).chunk(2, 1);  // shift, scale
-  const torch::Tensor out = head_(modulated_norm(x_BLC, m[0], m[1], config_.eps));
+  torch::Tensor out = head_(modulated_norm(x_BLC, m[0], m[1], config_.eps));
   note(trace, "head.tokens", out);
+  if (plan.visual.sequence != nullptr) {
+    out = plan.visual.sequence->gather_tokens(out);
+  }
   // Each token's outputs are laid out as (row, column, channel), channel fastest.
   return out.view({B, layout.frames, layout.rows, layout.cols, kPatch, kPatch, config_.out_channels})
       .permute({0, 6, 1, 2, 4, 3, 5})  // [B, C, F, Y, p, X, p]

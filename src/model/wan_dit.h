@@ -37,14 +37,16 @@ struct DitPlanSizes {
   int64_t shots = 0;
 };
 DitPlanSizes dit_plan_sizes(const std::vector<FilmLayout>& layouts, GlobalText global,
-                            const DitConfig& config);
+                            const DitConfig& config, const std::shared_ptr<Communicator>& ranks = nullptr);
 
 // For a batch of films of one size, whose shots may differ: caption slots are as many as the film with the
 // most shots needs; a film-wide caption is always the last slot. With `sizes`, of a set that holds the films,
-// plans of different batches differ in nothing but the values of their tensors.
+// plans of different batches differ in nothing but the values of their tensors. With `ranks`, each of these
+// processes computes its share of the tokens (attention/sequence_parallel.h): all give forward() the same
+// inputs and get the same prediction, and the routing in a trace is that of the process's own tokens.
 DitPlan plan_dit(const std::vector<FilmLayout>& layouts, GlobalText global, const DitConfig& config,
                  torch::Device device, torch::ScalarType dtype = torch::kFloat32,
-                 const DitPlanSizes* sizes = nullptr);
+                 const DitPlanSizes* sizes = nullptr, const std::shared_ptr<Communicator>& ranks = nullptr);
 
 // All tensors of a plan.
 std::vector<torch::Tensor*> plan_tensors(DitPlan& plan);
@@ -80,6 +82,9 @@ class WanDitImpl : public torch::nn::Module {
   const DitConfig& config() const { return config_; }
 
  private:
+  // [B, C, F, H, W] -> [B, L, C], or this process's tokens.
+  torch::Tensor embed_patches(const torch::Tensor& latent_BCFHW, const DitPlan& plan);
+
   DitConfig config_;
   bool recompute_blocks_ = false;
   torch::nn::Conv3d patch_embedding_{nullptr};

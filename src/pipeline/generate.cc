@@ -129,12 +129,21 @@ SolverState solver_state(const FilmLatents& film, torch::Device device) {
   return state;
 }
 
+// Text and pictures from the process that has encoded them.
+Prompts share_prompts(const Prompts& prompts, Communicator& ranks) {
+  return {ranks.broadcast_any(prompts.conditional, 0, "prompts"),
+          ranks.broadcast_any(prompts.unconditional, 0, "negative prompt")};
+}
+
 // [layers, F, Y, X] uint8.
-torch::Tensor group_maps(const DitTrace& trace, const FilmLayout& layout) {
+torch::Tensor group_maps(const DitTrace& trace, const DitPlan& plan) {
+  const FilmLayout& layout = plan.layout;
   std::vector<torch::Tensor> maps;
   for (const Routing& routing : trace.routing) {
-    maps.push_back(routing.group_ids_L
-                       .slice(0, 0, layout.tokens())  // of the pass with text
+    const torch::Tensor ids = plan.visual.sequence == nullptr
+                                  ? routing.group_ids_L
+                                  : plan.visual.sequence->gather_ids(routing.group_ids_L);
+    maps.push_back(ids.slice(0, 0, layout.tokens())  // of the pass with text
                        .view({layout.frames, layout.rows, layout.cols})
                        .to(torch::kCPU, torch::kUInt8));
   }
@@ -177,8 +186,11 @@ FilmLatents sample_film(const GenerateRequest& request, torch::Device device) {
         content_hash({static_cast<const char*>(bytes.data_ptr()), static_cast<size_t>(bytes.numel())});
   }
   const FilmSettings& settings = film.settings;
-  check_writable(request.output);
-  if (!request.preview.empty()) {
+  const bool first = request.ranks == nullptr || request.ranks->rank() == 0;
+  if (first) {
+    check_writable(request.output);
+  }
+  if (first && !request.preview.empty()) {
     check_writable(request.preview / "step_000.png");
   }
   const fs::path saved = latents_path(request.output);
@@ -210,26 +222,35 @@ FilmLatents sample_film(const GenerateRequest& request, torch::Device device) {
     film.solver_memory.clear();
     spdlog::info("continuing after step {} of {}", film.steps_done, settings.steps);
   }
+  if (request.ranks) {
+    request.ranks->check_equal(
+        config_to_json(settings).dump() + script_to_yaml(film.script) + std::to_string(film.steps_done),
+        "script, settings and saved latents");
+  }
   if (film.steps_done == settings.steps) {
     return film;
   }
 
-  const Prompts prompts = encode_prompts(film, model, request.prompt_cache, device);
+  Prompts prompts = first ? encode_prompts(film, model, request.prompt_cache, device) : Prompts();
   torch::Tensor held;  // [1, Z, 1, h, w]
-  if (first_frame) {
+  if (first && first_frame) {
     held = model.load_vae(device)->encode(
         bytes_to_unit(image_to_tensor(*first_frame)).unsqueeze(1).unsqueeze(0).to(device));
+  }
+  if (request.ranks) {
+    prompts = share_prompts(prompts, *request.ranks);
+    held = request.ranks->broadcast_any(held, 0, "first frame");
   }
   start.x = with_first_frame(start.x, held);
   release_free_memory();  // of the text encoder
   WanDit dit = model.load_dit(device, &attention);
   std::optional<WanVae> preview_vae;
-  if (!request.preview.empty()) {
+  if (first && !request.preview.empty()) {
     preview_vae = model.load_vae(device);
   }
   GuidedDenoiser predict(dit, layout,
                          film.script.global.empty() ? GlobalText::kNone : GlobalText::kLastCaption, prompts,
-                         settings.guidance, request.passes, held, device);
+                         settings.guidance, request.passes, held, device, request.ranks);
   film.group_step = request.group_step.value_or(settings.steps * 3 / 4);
   MOGA_CHECK(film.group_step >= 0 && film.group_step < settings.steps,
              "the groups' step must be from 0 to {}, found {}", settings.steps - 1, film.group_step);
@@ -242,7 +263,7 @@ FilmLatents sample_film(const GenerateRequest& request, torch::Device device) {
     }
     DitTrace trace;
     torch::Tensor v = predict(x, timestep, &trace);
-    film.groups_NFYX = group_maps(trace, layout);
+    film.groups_NFYX = group_maps(trace, predict.plan());
     return v;
   };
   const StepCallback after_step = [&](const SolverState& state, const torch::Tensor& clean) {
@@ -252,7 +273,8 @@ FilmLatents sample_film(const GenerateRequest& request, torch::Device device) {
     film.latent_ZFHW = with_first_frame(state.x, held)[0].to(torch::kCPU);
     MOGA_CHECK(torch::isfinite(film.latent_ZFHW).all().item<bool>(), "the sample is not finite after step {}",
                done);
-    if (request.checkpoint_every > 0 && done % request.checkpoint_every == 0 && done < settings.steps) {
+    if (first && request.checkpoint_every > 0 && done % request.checkpoint_every == 0 &&
+        done < settings.steps) {
       FilmLatents unfinished = film;
       unfinished.solver_memory = state.memory();
       write_film_latents(saved, unfinished);
@@ -263,7 +285,9 @@ FilmLatents sample_film(const GenerateRequest& request, torch::Device device) {
     progress.advance();
   };
   sample_flow(denoise, start, schedule, after_step);
-  write_film_latents(saved, film);
+  if (first) {
+    write_film_latents(saved, film);
+  }
   return film;
 }
 

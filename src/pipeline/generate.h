@@ -6,11 +6,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "attention/visual_attention_config.h"
+#include "distributed/communicator.h"
 #include "model/model_folder.h"
 #include "pipeline/film_latents.h"
 #include "pipeline/guided_denoiser.h"
@@ -38,6 +40,9 @@ struct GenerateRequest {
   int64_t preview_every = 5;
   int64_t checkpoint_every = 0;  // steps between saves of the unfinished latents; 0 for none
   bool resume = false;           // go on from latents that an interrupted run saved
+  // Processes that make the film together, each with a share of its tokens; null: this one alone. The first
+  // encodes text and pictures and writes files.
+  std::shared_ptr<Communicator> ranks;
 };
 
 // What scripts for a model are checked against.
@@ -53,7 +58,8 @@ FilmSettings decide_settings(const GenerateRequest& request, const ModelFolder& 
 
 // Runs the whole denoising and returns the latents, which are saved at latents_path() before this returns.
 // Reproducible bit for bit on one machine and thread count: noise comes from a CPU generator seeded with the
-// film's seed. Throws Error before any work on anything that can be known then.
+// film's seed; with several processes, the same film but for rounding. Throws Error before any work on
+// anything that can be known then.
 FilmLatents sample_film(const GenerateRequest& request, torch::Device device);
 
 }  // namespace moga

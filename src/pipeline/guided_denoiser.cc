@@ -12,14 +12,15 @@ Tensor with_first_frame(const Tensor& x_BZFHW, const Tensor& first_BZ1HW) {
 
 GuidedDenoiser::GuidedDenoiser(WanDit dit, const FilmLayout& layout, GlobalText global, Prompts prompts,
                                double guidance, GuidancePasses passes, Tensor first_BZ1HW,
-                               torch::Device device)
+                               torch::Device device, const std::shared_ptr<Communicator>& ranks)
     : dit_(std::move(dit)),
       prompts_(std::move(prompts)),
       guidance_(guidance),
       first_(std::move(first_BZ1HW)),
       device_(device),
       batched_(passes == GuidancePasses::kBatched && prompts_.unconditional.defined()),
-      plan_(plan_dit(std::vector<FilmLayout>(batched_ ? 2 : 1, layout), global, dit_->config(), device)) {}
+      plan_(plan_dit(std::vector<FilmLayout>(batched_ ? 2 : 1, layout), global, dit_->config(), device,
+                     torch::kFloat32, nullptr, ranks)) {}
 
 Tensor GuidedDenoiser::operator()(const Tensor& x_BZFHW, double timestep, DitTrace* trace) {
   const Tensor x = with_first_frame(x_BZFHW, first_);

@@ -4,6 +4,7 @@
 #include <torch/torch.h>
 
 #include <array>
+#include <memory>
 
 #include "base/config.h"
 #include "model/wan_dit.h"
@@ -39,13 +40,17 @@ torch::Tensor with_first_frame(const torch::Tensor& x_BZFHW, const torch::Tensor
 class GuidedDenoiser {
  public:
   // `first_BZ1HW` [1, Z, 1, h, w]: the latent of a given first frame; undefined: none. Guidance takes two
-  // passes if prompts.unconditional is defined.
+  // passes if prompts.unconditional is defined. `ranks`: processes that share the film's tokens, all of which
+  // call with the same x.
   GuidedDenoiser(WanDit dit, const FilmLayout& layout, GlobalText global, Prompts prompts, double guidance,
-                 GuidancePasses passes, torch::Tensor first_BZ1HW, torch::Device device);
+                 GuidancePasses passes, torch::Tensor first_BZ1HW, torch::Device device,
+                 const std::shared_ptr<Communicator>& ranks = nullptr);
 
   // x [1, Z, F, H, W] -> v of that shape. `trace`, if given, receives what the pass with text did (batched:
   // both passes, the one with text first).
   torch::Tensor operator()(const torch::Tensor& x_BZFHW, double timestep, DitTrace* trace);
+
+  const DitPlan& plan() const { return plan_; }
 
  private:
   WanDit dit_;

@@ -55,6 +55,65 @@ nlohmann::ordered_json flops_json(const FlopCounts& flops) {
           {"total", flops.total()}};
 }
 
+nlohmann::ordered_json processes_json(const ProcessCosts& costs, std::optional<double> rate) {
+  nlohmann::ordered_json json = {{"processes", costs.processes},
+                                 {"sequence_parallel", costs.sequence},
+                                 {"data_parallel", costs.processes / costs.sequence},
+                                 {"balance", costs.balance},
+                                 {"speedup", costs.speedup},
+                                 {"weights_train", costs.weights_train},
+                                 {"activations_train", costs.activations_train},
+                                 {"activations_train_checkpointed", costs.activations_train_checkpointed},
+                                 {"activations_generate", costs.activations_generate},
+                                 {"generate", costs.generate},
+                                 {"sent_gradients", costs.sent_gradients}};
+  for (const RankCosts& rank : costs.ranks) {
+    json["ranks"].push_back({{"tokens", rank.tokens},
+                             {"heads", rank.heads},
+                             {"flops", flops_json(rank.flops)},
+                             {"sent_forward", rank.sent_forward},
+                             {"sent_backward", rank.sent_backward},
+                             {"sent_again", rank.sent_again},
+                             {"forward_seconds", nullptr}});
+    if (rate) {
+      json["ranks"].back()["forward_seconds"] = rank.flops.total() / *rate;
+    }
+  }
+  return json;
+}
+
+void add_processes(Table& table, const ProcessCosts& costs, std::optional<double> rate) {
+  table.heading(fmt::format("{} processes: {} share a film, {} film{} at a time", costs.processes,
+                            costs.sequence, costs.processes / costs.sequence,
+                            costs.processes == costs.sequence ? "" : "s"));
+  // Ranks with the same share in one line.
+  for (size_t first = 0; first < costs.ranks.size();) {
+    const RankCosts& rank = costs.ranks[first];
+    size_t end = first + 1;
+    while (end < costs.ranks.size() && costs.ranks[end].tokens == rank.tokens &&
+           costs.ranks[end].heads == rank.heads) {
+      ++end;
+    }
+    const std::string name =
+        end == first + 1 ? fmt::format("rank {}", first) : fmt::format("ranks {} to {}", first, end - 1);
+    table.row(name, grouped(rank.tokens) + " tokens",
+              fmt::format("{} head{}, {} forward{}, sends {} forward and {} backward", rank.heads,
+                          rank.heads == 1 ? "" : "s", flops_text(rank.flops.total()),
+                          rate ? ", " + human_seconds(rank.flops.total() / *rate) : "",
+                          human_bytes(rank.sent_forward), human_bytes(rank.sent_backward)));
+    first = end;
+  }
+  table.row("balance", fmt::format("{:.0f} %", 100 * costs.balance),
+            fmt::format("mean over most operations of a rank; {:.2f}x as fast as one process at best",
+                        costs.speedup));
+  table.row("training: weights and Adam", human_bytes(costs.weights_train),
+            "a rank: values and gradients whole, the rest shared out");
+  table.row("training: activations", human_bytes(costs.activations_train), "a rank, a film");
+  table.row("  with checkpointing", human_bytes(costs.activations_train_checkpointed));
+  table.row("training: gradients sent", human_bytes(costs.sent_gradients), "a rank, a step");
+  table.row("generation: at once", human_bytes(costs.generate), "a rank, while denoising");
+}
+
 }  // namespace
 
 nlohmann::ordered_json plan_to_json(const FilmPlan& plan, std::optional<double> flops_per_second) {
@@ -105,6 +164,9 @@ nlohmann::ordered_json plan_to_json(const FilmPlan& plan, std::optional<double> 
                     {"activations_train", plan.memory.activations_train},
                     {"activations_train_checkpointed", plan.memory.activations_train_checkpointed},
                     {"activations_generate", plan.memory.activations_generate}};
+  if (plan.processes) {
+    json["processes"] = processes_json(*plan.processes, flops_per_second);
+  }
   json["time"] = nullptr;
   if (flops_per_second) {
     const TimeEstimate time = estimate_time(plan, *flops_per_second);
@@ -178,6 +240,9 @@ std::string plan_to_table(const FilmPlan& plan, std::optional<double> flops_per_
   table.row("  with checkpointing", human_bytes(plan.memory.activations_train_checkpointed),
             "each block is computed again in the backward pass");
 
+  if (plan.processes) {
+    add_processes(table, *plan.processes, flops_per_second);
+  }
   if (flops_per_second) {
     const TimeEstimate time = estimate_time(plan, *flops_per_second);
     table.heading(fmt::format("Time at least, at this machine's {:.1f} GFLOP/s of float32 matrix products",

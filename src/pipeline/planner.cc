@@ -5,6 +5,7 @@
 
 #include "attention/static_groups.h"
 #include "pipeline/costs.h"
+#include "pipeline/process_costs.h"
 
 namespace moga {
 namespace {
@@ -71,23 +72,15 @@ std::optional<int64_t> find_break_even(const PlanRequest& request, FilmLayout la
   return std::nullopt;
 }
 
-// Values that one token leaves in memory for the backward pass of one block, in widths C: input, normalised
-// and modulated input, q, k, v, normalised and rotated q and k (6), the attention outputs and their mean, its
-// projection, the sum; cross-attention's normalised input, q twice, output, projection, sum (6); the
-// feed-forward's modulated input and output (2).
-double saved_widths(AttentionKind kind) {
-  const double outputs = kind == AttentionKind::kMoga ? 3 : kind == AttentionKind::kStatic ? 2 : 1;
-  return 1 + 1 + 3 + 3 + outputs + 3 + 6 + 2;
-}
-
 MemoryCounts count_memory(const FilmPlan& plan) {
   const PlanRequest& request = plan.request;
   const DitConfig& dit = request.model.dit;
   const double bytes = request.precision == Precision::kBf16 ? 2 : 4;
   const auto tokens = static_cast<double>(plan.layout.tokens());
   const auto width = static_cast<double>(dit.dim);
+  const SavedWidths saved = saved_widths(dit.attention.kind);
   const double block =
-      tokens * bytes * (saved_widths(dit.attention.kind) * width + 2 * static_cast<double>(dit.ffn_dim));
+      tokens * bytes * ((saved.around + saved.attended) * width + 2 * static_cast<double>(dit.ffn_dim));
   const auto layers = static_cast<double>(dit.layers);
   MemoryCounts memory;
   const auto wide = static_cast<double>(dit_float32_parameters(dit));
@@ -209,6 +202,9 @@ FilmPlan plan_film(const PlanRequest& request) {
   plan.parameters_text = text_parameters(request.model.text);
   plan.parameters_vae = vae_parameters(request.model.vae);
   plan.memory = count_memory(plan);
+  if (request.processes > 1 || request.sequence > 1) {
+    plan.processes = process_costs(plan);
+  }
   plan.vae_decode_flops =
       vae_decode_flops(request.model.vae, plan.layout.frames, request.width, request.height);
   return plan;

@@ -22,6 +22,8 @@ struct PlanRequest {
   std::vector<int64_t> shot_starts = {0};  // first latent frame of each shot
   bool film_wide_text = false;             // one caption more, which every shot sees
   Precision precision = Precision::kBf16;
+  int64_t processes = 1;
+  int64_t sequence = 1;  // processes that share one film; the other way, films are split over groups of them
 };
 
 // (query, key) pairs of one layer; a token attends in all three groupings, so pairs of different parts add.
@@ -55,6 +57,32 @@ struct MemoryCounts {
   double generate = 0;
 };
 
+// What one of several processes does for its film.
+struct RankCosts {
+  int64_t tokens = 0;  // that it holds
+  int64_t heads = 0;   // that it attends with
+  FlopCounts flops;    // of a forward pass
+  // Bytes that it sends to others.
+  double sent_forward = 0;
+  double sent_backward = 0;
+  double sent_again = 0;  // more in the backward pass if it computes blocks again
+};
+
+struct ProcessCosts {
+  int64_t processes = 1;
+  int64_t sequence = 1;
+  std::vector<RankCosts> ranks;  // of one film: `sequence`
+  double balance = 0;            // mean over the ranks of operations, divided by the most: 1 is even
+  double speedup = 0;            // operations of one process over those of the busiest of `sequence`
+  // Bytes, of the rank that needs the most.
+  double weights_train = 0;  // values and gradients whole, the optimiser's share (ZeRO stage 1)
+  double activations_train = 0;
+  double activations_train_checkpointed = 0;
+  double activations_generate = 0;
+  double generate = 0;        // transformer and activations; rank 0 also encodes text and decodes
+  double sent_gradients = 0;  // bytes a rank sends in a training step for gradients and parameters
+};
+
 struct FilmPlan {
   PlanRequest request;
   FilmLayout layout;
@@ -76,6 +104,7 @@ struct FilmPlan {
   int64_t parameters_vae = 0;
   MemoryCounts memory;
   double vae_decode_flops = 0;
+  std::optional<ProcessCosts> processes;  // if there are several
 };
 
 // Seconds, all from one rate of matrix products; lower bounds, since no machine holds that rate throughout.

@@ -169,6 +169,63 @@ TEST(Planner, MemoryAndTimeFollow) {
   EXPECT_GT(time.generate, 100 * time.forward_moga);
 }
 
+TEST(Planner, ProcessesShareAFilm) {
+  PlanRequest request = wan_film(477);
+  EXPECT_FALSE(plan_film(request).processes);
+  request.processes = 16;
+  request.sequence = 8;
+  const FilmPlan plan = plan_film(request);
+  const ProcessCosts& costs = *plan.processes;
+  ASSERT_EQ(costs.ranks.size(), 8U);
+  int64_t tokens = 0;
+  int64_t heads = 0;
+  double attention = 0;
+  double router = 0;
+  double sent = 0;
+  for (const RankCosts& rank : costs.ranks) {
+    tokens += rank.tokens;
+    heads += rank.heads;
+    attention += rank.flops.attention;
+    router += rank.flops.router;
+    sent += rank.sent_forward;
+  }
+  EXPECT_EQ(tokens, 187200);
+  EXPECT_EQ(heads, 12);
+  EXPECT_NEAR(attention, plan.moga.attention, 1e-9 * attention);
+  EXPECT_NEAR(router, plan.moga.router, 1e-9 * router);
+  // Twelve heads on eight ranks: the first four have two.
+  EXPECT_EQ(costs.ranks[3].heads, 2);
+  EXPECT_EQ(costs.ranks[4].heads, 1);
+  EXPECT_LT(costs.balance, 1);
+  EXPECT_GT(costs.speedup, 4);
+  EXPECT_LE(costs.speedup, 8);
+  // q, k and v go out and the output comes back, seven eighths of it over the wire, in bfloat16, and beside
+  // it ids, probabilities and the prediction.
+  const double exchanged = 30.0 * 4 * 187200 * 1536 * 2 * 7 / 8;
+  EXPECT_GT(sent, exchanged);
+  EXPECT_LT(sent, 1.05 * exchanged);
+  // Values and gradients stay whole, the rest is shared out by all sixteen.
+  EXPECT_NEAR(costs.weights_train, 4.0 * static_cast<double>(plan.parameters_dit) * (2 + 5.0 / 16), 1);
+  EXPECT_LT(costs.activations_train, plan.memory.activations_train / 5);
+
+  EXPECT_THAT(plan_to_table(plan, 1e12), HasSubstr("16 processes: 8 share a film, 2 films at a time"));
+  EXPECT_EQ(plan_to_json(plan, 1e12)["processes"]["ranks"].size(), 8U);
+
+  request.sequence = 3;
+  EXPECT_THAT([&] { plan_film(request); },
+              testing::ThrowsMessage<Error>(HasSubstr("16 processes cannot be split into groups of 3")));
+}
+
+TEST(Planner, ProcessesThatDivideEvenlyAreBalanced) {
+  PlanRequest request = wan_film(157);
+  request.processes = request.sequence = 4;
+  const ProcessCosts costs = *plan_film(request).processes;
+  EXPECT_NEAR(costs.balance, 1, 1e-12);
+  // Keys and values of the text are made by every rank.
+  EXPECT_GT(costs.speedup, 3.8);
+  EXPECT_LE(costs.speedup, 4);
+}
+
 TEST(Planner, BadFilmsAreErrors) {
   EXPECT_THROW(plan_film(wan_film(158)), Error);
   EXPECT_THROW(plan_film(wan_film(0)), Error);

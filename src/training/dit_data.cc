@@ -10,10 +10,12 @@
 namespace moga {
 
 DitData::DitData(EncodedFilms films, const std::vector<BucketConfig>& buckets, const DitConfig& config,
-                 CaptionSource& captions, double memory_gib, torch::Device device)
+                 CaptionSource& captions, double memory_gib, torch::Device device,
+                 std::shared_ptr<Communicator> sequence)
     : config_(config),
       captions_(captions),
       device_(device),
+      sequence_(std::move(sequence)),
       reader_(memory_gib),
       films_(std::move(films.films)),
       skipped_(std::move(films.skipped)) {
@@ -34,7 +36,7 @@ DitData::DitData(EncodedFilms films, const std::vector<BucketConfig>& buckets, c
       }
     }
     if (!bucket.films.empty()) {
-      bucket.sizes = dit_plan_sizes(bucket.layouts, GlobalText::kNone, config);
+      bucket.sizes = dit_plan_sizes(bucket.layouts, GlobalText::kNone, config, sequence_);
       buckets_.push_back(std::move(bucket));
     }
   }
@@ -70,7 +72,8 @@ DitBatch DitData::batch(const Bucket& bucket, const std::vector<int64_t>& member
     layouts.push_back(bucket.layouts[at]);
     latents.push_back(reader_.read(films_[bucket.films[at]].file, "latents", 1, bucket.size.latent_frames));
   }
-  batch.plan = plan_dit(layouts, GlobalText::kNone, config_, device_, torch::kFloat32, &bucket.sizes);
+  batch.plan =
+      plan_dit(layouts, GlobalText::kNone, config_, device_, torch::kFloat32, &bucket.sizes, sequence_);
   batch.clean_BZFHW = upload(torch::stack(latents), device_).to(torch::kFloat32);
   // Films with fewer shots repeat the empty text, and films that lose their captions have nothing else.
   std::vector<std::string> texts;

@@ -3,6 +3,7 @@
 
 #include <torch/torch.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -24,9 +25,10 @@ struct DitBatch {
 
 class DitData {
  public:
-  // `captions` must outlive this.
+  // `captions` must outlive this. `sequence`: processes that share each film's tokens, or null.
   DitData(EncodedFilms films, const std::vector<BucketConfig>& buckets, const DitConfig& config,
-          CaptionSource& captions, double memory_gib, torch::Device device);
+          CaptionSource& captions, double memory_gib, torch::Device device,
+          std::shared_ptr<Communicator> sequence = nullptr);
 
   // The batch of a step: one bucket's films, each bucket as often as its share of the films. Draws from
   // libtorch's default generators; what is drawn does not depend on the context's part.
@@ -55,6 +57,7 @@ class DitData {
   const DitConfig& config_;
   CaptionSource& captions_;
   torch::Device device_;
+  std::shared_ptr<Communicator> sequence_;
   TensorReader reader_;
   std::vector<EncodedFilm> films_;
   std::vector<std::string> skipped_;

@@ -34,14 +34,33 @@ torch::Tensor attention_share(const DitPlan& plan, const Routing* routing) {
   if (routing != nullptr) {
     const torch::Tensor ids_BL = routing->group_ids_L.view({plan.batch, -1});
     const torch::Tensor ones_BL = torch::ones(ids_BL.sizes(), pairs.options());
-    const torch::Tensor counts_BM = torch::zeros({plan.batch, routing->probs_LM.size(1)}, pairs.options())
-                                        .scatter_add(1, ids_BL, ones_BL);
+    torch::Tensor counts_BM = torch::zeros({plan.batch, routing->probs_LM.size(1)}, pairs.options())
+                                  .scatter_add(1, ids_BL, ones_BL);
+    if (plan.visual.sequence != nullptr) {  // of all tokens of the films
+      counts_BM = plan.visual.sequence->sum(counts_BM);
+    }
     pairs = pairs + counts_BM.square().sum();
   }
   return pairs / all;
 }
 
-StepResult dit_loss(const TrainConfig& config, WanDit& dit, CaptionSource& captions, const DitBatch& batch) {
+// The share of each group in each layer, [layers, M], over the tokens of all processes.
+static torch::Tensor group_shares(const std::vector<Routing>& layers, Communicator* world) {
+  std::vector<torch::Tensor> shares;
+  for (const Routing& routing : layers) {
+    shares.push_back(group_occupancy(routing));
+  }
+  torch::Tensor shares_lM = torch::stack(shares);
+  if (world != nullptr) {
+    shares_lM *= static_cast<double>(layers[0].group_ids_L.numel());  // counts
+    world->all_reduce(shares_lM, "group counts");
+    shares_lM /= shares_lM.sum(1, /*keepdim=*/true);
+  }
+  return shares_lM;
+}
+
+StepResult dit_loss(const TrainConfig& config, WanDit& dit, CaptionSource& captions, const DitBatch& batch,
+                    Communicator* world) {
   DitTrace trace;
   const torch::Tensor flow = flow_loss(dit, captions, batch, &trace);
   StepResult result{flow, {{"flow", flow.detach()}}};
@@ -50,14 +69,18 @@ StepResult dit_loss(const TrainConfig& config, WanDit& dit, CaptionSource& capti
   }
   torch::Tensor balance = torch::zeros({}, flow.options());
   torch::Tensor share = torch::zeros({}, flow.options());
-  std::vector<torch::Tensor> shares;
-  for (const Routing& routing : trace.routing) {
-    balance = balance + balance_loss(routing, config.balance_form);
+  const torch::Tensor occupancy = group_shares(trace.routing, world);
+  const int64_t tokens = batch.plan.batch * batch.plan.layout.tokens();
+  for (size_t layer = 0; layer < trace.routing.size(); ++layer) {
+    const Routing& routing = trace.routing[layer];
+    balance = balance +
+              balance_loss_part(routing, config.balance_form, occupancy[static_cast<int64_t>(layer)], tokens);
     share = share + attention_share(batch.plan, &routing);
-    shares.push_back(group_occupancy(routing));
+  }
+  if (batch.plan.visual.sequence != nullptr) {
+    balance = batch.plan.visual.sequence->sum(balance);
   }
   result.loss = flow + config.balance_weight * balance;
-  const torch::Tensor occupancy = torch::stack(shares);
   result.metrics.insert(result.metrics.end(),
                         {{"balance", balance.detach()},
                          {"sparsity", 1 - share / static_cast<int64_t>(trace.routing.size())},

@@ -6,7 +6,6 @@ namespace moga {
 
 FlatParameters::FlatParameters(const Named& modules, torch::Device device) {
   const torch::NoGradGuard guard;
-  std::vector<torch::Tensor> parameters;
   std::vector<torch::Tensor> pieces;
   int64_t offset = 0;
   for (const auto& [prefix, module] : modules) {
@@ -20,31 +19,24 @@ FlatParameters::FlatParameters(const Named& modules, torch::Device device) {
                  item.key(), torch::toString(parameter.scalar_type()));
       places_.push_back(
           {prefix.empty() ? item.key() : prefix + "." + item.key(), offset, parameter.sizes().vec()});
-      parameters.push_back(parameter);
+      parameters_.push_back(parameter);
       pieces.push_back(parameter.detach().flatten());
       offset += parameter.numel();
     }
   }
-  MOGA_CHECK(!parameters.empty(), "no parameter of the model is trained");
+  MOGA_CHECK(!parameters_.empty(), "no parameter of the model is trained");
   values_ = torch::cat(pieces).contiguous();
   values_.mutable_grad() = torch::zeros_like(values_);
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    const int64_t count = parameters[i].numel();
-    parameters[i].set_data(values_.narrow(0, places_[i].offset, count).view(places_[i].sizes));
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const int64_t count = parameters_[i].numel();
+    parameters_[i].set_data(values_.narrow(0, places_[i].offset, count).view(places_[i].sizes));
     // Autograd adds into a gradient that is already there, so these views collect the flat gradient.
-    parameters[i].mutable_grad() = values_.grad().narrow(0, places_[i].offset, count).view(places_[i].sizes);
+    parameters_[i].mutable_grad() = values_.grad().narrow(0, places_[i].offset, count).view(places_[i].sizes);
   }
 }
 
 void FlatParameters::zero_gradients() {
   values_.mutable_grad().zero_();
-}
-
-torch::Tensor FlatParameters::clip_gradients(double max_norm) {
-  torch::Tensor& gradient = values_.mutable_grad();
-  torch::Tensor norm = gradient.norm();
-  gradient.mul_((max_norm / (norm + 1e-12)).clamp_max(1));
-  return norm;
 }
 
 std::map<std::string, torch::Tensor> FlatParameters::named(const torch::Tensor& flat) const {

@@ -24,8 +24,7 @@ class FlatParameters {
   torch::Tensor& values() { return values_; }  // [P]; its grad() is the flat gradient
   torch::Tensor gradients() { return values_.grad(); }
   void zero_gradients();
-  // Scales the gradient to at most `max_norm`; returns the norm before that (a device scalar).
-  torch::Tensor clip_gradients(double max_norm);
+  const std::vector<torch::Tensor>& parameters() const { return parameters_; }  // in their order in values()
 
   // Views of a flat tensor [P] by the parameters' names and shapes.
   std::map<std::string, torch::Tensor> named(const torch::Tensor& flat) const;
@@ -38,6 +37,7 @@ class FlatParameters {
   };
   torch::Tensor values_;
   std::vector<Place> places_;
+  std::vector<torch::Tensor> parameters_;
 };
 
 // Other values in the parameters while it lives, say their average.

@@ -37,11 +37,11 @@ class TrainingRun {
         step_(step),
         options_(options),
         total_(total_steps(config)),
-        checkpoints_(config.work, config.keep_checkpoints),
-        state_(start_state(config, flat)),
+        world_(options.mesh ? options.mesh->world : nullptr),
+        state_(start_state(config, flat, world_)),
         first_step_(resume()),
-        metrics_(config.work, first_step_),
-        replay_(flat.values().device(), config.cuda_graph),
+        // What processes send to each other is not recorded.
+        replay_(flat.values().device(), config.cuda_graph && world_ == nullptr),
         progress_("train " + enum_name(config.kind), total_, "step", first_step_) {}
 
   TrainEnd run() {
@@ -50,8 +50,8 @@ class TrainingRun {
       const StageConfig& stage = config_.stages[s];
       const int64_t stage_end = stage_begin + stage.steps;
       while (state_.step < stage_end) {
-        if (stop_.requested()) {
-          checkpoints_.save(to_checkpoint(config_, state_));
+        if (world_ ? stop_agreed_ : stop_.requested()) {
+          save_checkpoint();
           progress_.finish();
           spdlog::info("stopped at step {} of {}; run the same command to go on", state_.step, total_);
           return TrainEnd::kInterrupted;
@@ -64,25 +64,56 @@ class TrainingRun {
                   static_cast<int64_t>(s),
                   state_.step,
                   step_seed(config_.seed, state_.step),
-                  {0, stage.accumulate}},
+                  {data_rank(), stage.accumulate * data_size()}},
                  learning_rate(stage, state_.step - stage_begin), more);
       }
       stage_begin = stage_end;
     }
-    checkpoints_.save(to_checkpoint(config_, state_));
+    save_checkpoint();
     const torch::NoGradGuard guard;
-    state_.flat.values().copy_(state_.optimizer.average());
+    state_.shares->share().copy_(state_.optimizer.average());
+    state_.shares->publish();
     return TrainEnd::kFinished;
   }
 
  private:
+  bool first() const { return world_ == nullptr || world_->rank() == 0; }
+  int64_t data_rank() const { return options_.mesh ? options_.mesh->data_rank : 0; }
+  int64_t data_size() const { return options_.mesh ? options_.mesh->data_size : 1; }
+  int64_t sequence_size() const { return world_ ? world_->size() / data_size() : 1; }
+
   // The step to go on at.
   int64_t resume() {
-    if (const auto checkpoint = checkpoints_.load_newest()) {
-      from_checkpoint(config_, *checkpoint, options_.accept_changes, state_);
+    for (const StageConfig& stage : config_.stages) {
+      MOGA_CHECK(
+          stage.batch % (stage.accumulate * data_size()) == 0,
+          "stage '{}': {} films a step cannot be cut into {} parts for each of {} groups of processes; "
+          "change batch, or --sequence-parallel",
+          stage.name, stage.batch, stage.accumulate, data_size());
+    }
+    std::optional<RunCheckpoint> checkpoint;
+    if (first()) {
+      checkpoints_.emplace(config_.work, config_.keep_checkpoints);
+      checkpoint = checkpoints_->load_newest();
+    }
+    const bool found = world_ ? !world_->broadcast_text(checkpoint ? "found" : "", 0, "checkpoint").empty()
+                              : checkpoint.has_value();
+    if (found) {
+      from_checkpoint(config_, checkpoint, options_.accept_changes, state_);
+    }
+    if (checkpoint) {
       spdlog::info("continuing {} at step {}", checkpoint->folder.string(), state_.step);
     }
+    if (first()) {
+      metrics_.emplace(config_.work, state_.step);
+    }
     return state_.step;
+  }
+
+  void save_checkpoint() {
+    if (const auto checkpoint = to_checkpoint(config_, state_)) {
+      checkpoints_->save(*checkpoint);
+    }
   }
 
   StepInputs draw(const StepContext& context) const {
@@ -93,10 +124,14 @@ class TrainingRun {
   // Loss and gradient of the whole batch; and, if there is a next step, its inputs while a GPU computes.
   StepResult compute(StepContext context, bool more) {
     StepResult sum;
-    for (context.part.index = 0; context.part.index < context.part.count; ++context.part.index) {
+    const int64_t first_part = context.part.index;
+    for (; context.part.index < context.part.count; context.part.index += data_size()) {
       const StepInputs inputs =
-          ahead_step_ == context.step && context.part.index == 0 ? std::move(ahead_) : draw(context);
+          ahead_step_ == context.step && context.part.index == first_part ? std::move(ahead_) : draw(context);
       ahead_step_ = -1;
+      if (context.part.index + data_size() >= context.part.count) {
+        state_.shares->start_reduction();  // the gradients of the last part complete the sum
+      }
       StepResult part =
           replay_.run(context.stage_index, context.part.count, inputs, [&](const StepInputs& given) {
             const compat::Autocast autocast(state_.flat.values().device(),
@@ -117,14 +152,15 @@ class TrainingRun {
                      context.stage_index,
                      ahead_step_,
                      step_seed(config_.seed, ahead_step_),
-                     {0, context.part.count}});
+                     {first_part, context.part.count}});
     }
+    state_.shares->finish_reduction();
     return sum;
   }
 
   // Means over the parts.
   static void add_part(const StepResult& part, const BatchPart& place, StepResult& sum) {
-    if (place.index == 0) {
+    if (!sum.loss.defined()) {
       sum.loss = part.loss / place.count;
       for (const auto& [name, value] : part.metrics) {
         sum.metrics.emplace_back(name, value / place.count);
@@ -137,18 +173,40 @@ class TrainingRun {
     }
   }
 
+  // The sum over the groups of processes, of which all members have the same value.
+  torch::Tensor over_groups(const torch::Tensor& value) const {
+    if (world_ == nullptr) {
+      return value;
+    }
+    torch::Tensor sum = value.detach().contiguous().clone();
+    world_->all_reduce(sum, "loss");
+    return sum / sequence_size();
+  }
+
+  // The loss of the whole batch; and whether a process was asked to stop, on which all must agree.
+  double agree(double loss) {
+    if (world_ == nullptr) {
+      return loss;
+    }
+    torch::Tensor both = torch::tensor({loss, stop_.requested() ? 1.0 : 0.0}, torch::kFloat64);
+    world_->all_reduce(both, "loss");
+    stop_agreed_ = both[1].item<double>() > 0;
+    return both[0].item<double>() / static_cast<double>(sequence_size());
+  }
+
   void one_step(const StepContext& context, double rate, bool more) {
     const auto begin = std::chrono::steady_clock::now();
     state_.flat.zero_gradients();
     const StepResult result = compute(context, more);
-    const torch::Tensor norm = state_.flat.clip_gradients(config_.clip_norm);
+    const torch::Tensor norm = state_.shares->clip_gradients(config_.clip_norm);
     // The only wait for the GPU in a step.
     const torch::Tensor both = torch::stack({result.loss.detach(), norm}).to(torch::kCPU, torch::kFloat64);
-    const double loss = both[0].item<double>();
+    const double loss = agree(both[0].item<double>());
     const double gradient_norm = both[1].item<double>();
     const std::string refused = state_.guard.judge(loss, gradient_norm);
     if (refused.empty()) {
       state_.optimizer.step(rate);
+      state_.shares->publish();
     }
     seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     films_ += context.stage.batch;
@@ -168,11 +226,13 @@ class TrainingRun {
                    {"samples_per_second", static_cast<double>(films_) / std::max(1e-9, seconds_)}});
       note = fmt::format("{}: loss {:.4f}", context.stage.name, loss);
       for (const auto& [name, value] : result.metrics) {
-        line[name] = to_json(value);
+        line[name] = to_json(over_groups(value));
         note += value.dim() == 0 ? fmt::format(", {} {:.3g}", name, line[name].get<double>()) : "";
       }
       note += fmt::format(", {:.3g} samples/s", line["samples_per_second"].get<double>());
-      metrics_.write(line);
+      if (metrics_) {
+        metrics_->write(line);
+      }
       films_ = 0;
       seconds_ = 0;
     }
@@ -185,30 +245,38 @@ class TrainingRun {
     if (!state_.guard.too_many()) {
       return;
     }
-    checkpoints_.save(to_checkpoint(config_, state_));
+    save_checkpoint();
     progress_.finish();
     fail(
         "{} steps in a row were skipped (the last one: {}); the weights before them are in {}. Lower the "
         "learning rate, "
         "or look at the films",
-        state_.guard.skipped_in_a_row(), why, checkpoints_.folder(state_.step).string());
+        state_.guard.skipped_in_a_row(), why,
+        checkpoints_ ? checkpoints_->folder(state_.step).string() : config_.work);
   }
 
   // Tasks and checkpoint.
   void after_step(int64_t step, bool last) {
     for (const PeriodicTask& task : options_.tasks) {
       if (task.every > 0 && (state_.step % task.every == 0 || last)) {
-        const OtherValues averaged(state_.flat, state_.optimizer.average());
-        nlohmann::ordered_json line = {{"step", step}};
-        line.update(task.run(state_.step));
-        metrics_.write(line);
+        const torch::Tensor average =
+            world_ ? state_.shares->gather(state_.optimizer.average()) : state_.optimizer.average();
+        const auto work = [&] {
+          const OtherValues averaged(state_.flat, average);
+          nlohmann::ordered_json line = {{"step", step}};
+          line.update(task.run(state_.step));
+          metrics_->write(line);
+        };
+        world_ ? world_->first_alone(work, "validation and samples") : work();
       }
     }
     if (state_.step % config_.checkpoint_every == 0 && !last) {
       try {
-        checkpoints_.save(to_checkpoint(config_, state_));
+        save_checkpoint();
+      } catch (const PeerError&) {
+        throw;
       } catch (const Error& error) {
-        const auto steps = checkpoints_.steps();
+        const auto steps = checkpoints_->steps();
         spdlog::warn(
             "the checkpoint of step {} could not be written ({}); training goes on, {}", state_.step,
             error.what(),
@@ -222,16 +290,18 @@ class TrainingRun {
   const RunOptions& options_;
   const StopSignal stop_;
   int64_t total_;
-  Checkpoints checkpoints_;
+  std::shared_ptr<Communicator> world_;     // null: one process
+  std::optional<Checkpoints> checkpoints_;  // of the first process
+  std::optional<Metrics> metrics_;          // likewise
   RunState state_;
   int64_t first_step_;
-  Metrics metrics_;
   StepReplay replay_;
   Progress progress_;
   StepInputs ahead_;  // of ahead_step_
   int64_t ahead_step_ = -1;
   int64_t films_ = 0;  // since the last line of metrics
   double seconds_ = 0;
+  bool stop_agreed_ = false;
 };
 
 }  // namespace

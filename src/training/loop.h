@@ -6,10 +6,12 @@
 
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "distributed/sharded_parameters.h"
 #include "training/flat_parameters.h"
 #include "training/step_random.h"
 #include "training/train_config.h"
@@ -61,8 +63,9 @@ struct PeriodicTask {
 };
 
 struct RunOptions {
-  bool accept_changes = false;  // go on from a checkpoint that was made with other settings
-  std::vector<PeriodicTask> tasks;
+  bool accept_changes = false;      // go on from a checkpoint that was made with other settings
+  std::vector<PeriodicTask> tasks;  // several processes: done by the first alone
+  std::optional<Mesh> mesh = {};    // of several processes
 };
 
 enum class TrainEnd { kFinished, kInterrupted };
@@ -71,7 +74,9 @@ enum class TrainEnd { kFinished, kInterrupted };
 // resumed, however often, ends with the same bits as one that was not. On return `flat` holds the moving
 // average if the run finished. SIGINT and SIGTERM save a checkpoint and return kInterrupted. Steps that the
 // guard refuses leave weights and optimiser as they are. Throws Error, after saving the last good state, if
-// too many follow one another.
+// too many follow one another. With options.mesh all its processes call this: each step's batch is cut into
+// parts for the groups of the mesh, and the loss of a part is the same on all processes of a group, each of
+// which gives its part of the gradient (attention/sequence_parallel.h). Only the first process writes.
 TrainEnd run_training(const TrainConfig& config, FlatParameters& flat, const TrainingStep& step,
                       const RunOptions& options = {});
 

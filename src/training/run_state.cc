@@ -44,6 +44,10 @@ std::string differences(const nlohmann::ordered_json& there, const nlohmann::ord
   return fmt::format("{}{}", fmt::join(found, "; "), more > 0 ? fmt::format("; and {} more", more) : "");
 }
 
+int64_t process_count(const RunState& state) {
+  return state.ranks ? state.ranks->size() : 1;
+}
+
 void copy_named(const RunCheckpoint& checkpoint, const std::string& set, const std::string& prefix,
                 const std::map<std::string, torch::Tensor>& targets) {
   const auto found = checkpoint.sets.find(set);
@@ -61,33 +65,48 @@ void copy_named(const RunCheckpoint& checkpoint, const std::string& set, const s
 
 }  // namespace
 
-RunState start_state(const TrainConfig& config, FlatParameters& flat) {
+RunState start_state(const TrainConfig& config, FlatParameters& flat, std::shared_ptr<Communicator> ranks) {
   OptimizerSettings settings;
   settings.beta2 = config.beta2;
   settings.weight_decay = config.weight_decay;
   settings.average_decay = config.ema;
-  return {flat, Optimizer(flat.values(), settings), StepGuard({config.spike_factor, config.max_skipped})};
+  if (ranks) {
+    ranks->broadcast(flat.values().detach(), 0, "weights");
+  }
+  auto shares = std::make_unique<ShardedParameters>(flat.values(), flat.parameters(), ranks);
+  Optimizer optimizer(shares->share(), settings);
+  return {flat, std::move(ranks), std::move(shares), std::move(optimizer),
+          StepGuard({config.spike_factor, config.max_skipped})};
 }
 
-RunCheckpoint to_checkpoint(const TrainConfig& config, const RunState& state) {
-  const OptimizerState moments = state.optimizer.state();
+std::optional<RunCheckpoint> to_checkpoint(const TrainConfig& config, const RunState& state) {
+  OptimizerState whole = state.optimizer.state();
+  for (torch::Tensor* tensor : {&whole.average, &whole.first_moment, &whole.second_moment}) {
+    *tensor = state.shares->gather(*tensor);
+  }
+  if (!whole.average.defined()) {
+    return std::nullopt;
+  }
   RunCheckpoint checkpoint;
   checkpoint.step = state.step;
   checkpoint.sets["weights"] = state.flat.named(state.flat.values().detach());
-  checkpoint.sets["average"] = state.flat.named(moments.average);
+  checkpoint.sets["average"] = state.flat.named(whole.average);
   for (const auto& [prefix, moment] :
-       {std::pair("first.", moments.first_moment), std::pair("second.", moments.second_moment)}) {
+       {std::pair("first.", whole.first_moment), std::pair("second.", whole.second_moment)}) {
     for (const auto& [name, tensor] : state.flat.named(moment)) {
       checkpoint.sets["optimizer"][prefix + name] = tensor;
     }
   }
-  checkpoint.state = {
-      {"optimizer_steps", moments.steps}, {"guard", state.guard.state()}, {"config", resume_key(config)}};
+  checkpoint.state = {{"optimizer_steps", whole.steps},
+                      {"guard", state.guard.state()},
+                      {"processes", process_count(state)},
+                      {"config", resume_key(config)}};
   return checkpoint;
 }
 
-void from_checkpoint(const TrainConfig& config, const RunCheckpoint& checkpoint, bool accept_changes,
-                     RunState& state) {
+// What the first rank puts into the state that all share.
+static OptimizerState read_first(const TrainConfig& config, const RunCheckpoint& checkpoint,
+                                 bool accept_changes, RunState& state) {
   const std::string changed = differences(checkpoint.state["config"], resume_key(config));
   MOGA_CHECK(
       changed.empty() || accept_changes,
@@ -97,16 +116,48 @@ void from_checkpoint(const TrainConfig& config, const RunCheckpoint& checkpoint,
   if (!changed.empty()) {
     spdlog::warn("going on with other settings, so not as one run would have: {}", changed);
   }
-  const torch::NoGradGuard no_grad;
-  OptimizerState moments = state.optimizer.state();
+  if (const int64_t before = checkpoint.state.value("processes", int64_t{1});
+      before != process_count(state)) {
+    spdlog::warn("{} was made by {} process{}, {} go on: the same but for rounding",
+                 checkpoint.folder.string(), before, before == 1 ? "" : "es", process_count(state));
+  }
+  OptimizerState whole;
+  const auto like_weights = torch::TensorOptions()
+                                .dtype(torch::kFloat32)
+                                .device(state.ranks ? torch::kCPU : state.flat.values().device());
+  for (torch::Tensor* tensor : {&whole.average, &whole.first_moment, &whole.second_moment}) {
+    *tensor = torch::empty({state.flat.values().numel()}, like_weights);
+  }
   copy_named(checkpoint, "weights", "", state.flat.named(state.flat.values().detach()));
-  copy_named(checkpoint, "average", "", state.flat.named(moments.average));
-  copy_named(checkpoint, "optimizer", "first.", state.flat.named(moments.first_moment));
-  copy_named(checkpoint, "optimizer", "second.", state.flat.named(moments.second_moment));
-  moments.steps = checkpoint.state["optimizer_steps"];
+  copy_named(checkpoint, "average", "", state.flat.named(whole.average));
+  copy_named(checkpoint, "optimizer", "first.", state.flat.named(whole.first_moment));
+  copy_named(checkpoint, "optimizer", "second.", state.flat.named(whole.second_moment));
+  return whole;
+}
+
+void from_checkpoint(const TrainConfig& config, const std::optional<RunCheckpoint>& checkpoint,
+                     bool accept_changes, RunState& state) {
+  const torch::NoGradGuard no_grad;
+  OptimizerState moments;
+  nlohmann::ordered_json info;
+  if (checkpoint) {
+    moments = read_first(config, *checkpoint, accept_changes, state);
+    info = {{"step", checkpoint->step},
+            {"optimizer_steps", checkpoint->state["optimizer_steps"]},
+            {"guard", checkpoint->state["guard"]}};
+  }
+  if (state.ranks) {
+    info = nlohmann::ordered_json::parse(state.ranks->broadcast_text(info.dump(), 0, "checkpoint"));
+    state.ranks->broadcast(state.flat.values().detach(), 0, "weights");
+    state.shares->take_values();
+  }
+  for (torch::Tensor* tensor : {&moments.average, &moments.first_moment, &moments.second_moment}) {
+    *tensor = state.shares->scatter(*tensor);
+  }
+  moments.steps = info["optimizer_steps"];
   state.optimizer.set_state(moments);
-  state.guard.set_state(checkpoint.state["guard"]);
-  state.step = checkpoint.step;
+  state.guard.set_state(info["guard"]);
+  state.step = info["step"];
 }
 
 }  // namespace moga

@@ -2,7 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <optional>
 
+#include "distributed/sharded_parameters.h"
 #include "training/checkpoints.h"
 #include "training/flat_parameters.h"
 #include "training/optimizer.h"
@@ -13,20 +16,25 @@ namespace moga {
 
 struct RunState {
   FlatParameters& flat;
-  Optimizer optimizer;
+  std::shared_ptr<Communicator> ranks;  // null: one process
+  std::unique_ptr<ShardedParameters> shares;
+  Optimizer optimizer;  // of this process's share
   StepGuard guard;
   int64_t step =
       0;  // steps done, skipped ones included; with the config's seed it gives data order and noise
 };
 
-RunState start_state(const TrainConfig& config, FlatParameters& flat);
+// All ranks then have the weights of the first.
+RunState start_state(const TrainConfig& config, FlatParameters& flat, std::shared_ptr<Communicator> ranks);
 
-// weights, average and optimizer as files of tensors by name; step, guard and config in state.json.
-RunCheckpoint to_checkpoint(const TrainConfig& config, const RunState& state);
+// weights, average and optimizer as files of tensors by name; step, guard and config in state.json. All ranks
+// call it; only the first gets it.
+std::optional<RunCheckpoint> to_checkpoint(const TrainConfig& config, const RunState& state);
 
 // Throws Error if the checkpoint is of another model, or, unless `accept_changes`, of other settings than
-// those that may change between two starts (how often things are written); it names what differs.
-void from_checkpoint(const TrainConfig& config, const RunCheckpoint& checkpoint, bool accept_changes,
-                     RunState& state);
+// those that may change between two starts (how often things are written); it names what differs. The number
+// of processes may change, with a warning. All ranks call it, with what the first has.
+void from_checkpoint(const TrainConfig& config, const std::optional<RunCheckpoint>& checkpoint,
+                     bool accept_changes, RunState& state);
 
 }  // namespace moga

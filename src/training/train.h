@@ -21,6 +21,7 @@ struct TrainOptions {
   std::function<void(const ModelSource& model, const std::filesystem::path& script,
                      const std::filesystem::path& film)>
       make_sample;
+  std::optional<Mesh> mesh = {};  // of several processes, which all call; see RunOptions
 };
 
 // Reconstruction plus Kullback-Leibler term; then measures the latent scale over the films and saves it with

@@ -55,7 +55,9 @@ std::vector<BucketConfig> buckets_of(const StageConfig& stage, const ModelConfig
 // The films of all stages, and those that are measured.
 class Films {
  public:
-  Films(const TrainConfig& config, const ModelFolder& folder, CaptionSource& captions, torch::Device device)
+  // `sequence`: processes that share each film's tokens, or null.
+  Films(const TrainConfig& config, const ModelFolder& folder, CaptionSource& captions, torch::Device device,
+        const std::shared_ptr<Communicator>& sequence)
       : config_(config), folder_(folder), captions_(captions), device_(device) {
     source_.vae_hash = folder.vae_fingerprint();
     source_.cache = cache_folder(config) / "latents";
@@ -66,7 +68,7 @@ class Films {
       return vae_;
     };
     for (const StageConfig& stage : config.stages) {
-      stages_.push_back(open(stage.data.value_or(config.data), buckets_of(stage, folder.config())));
+      stages_.push_back(open(stage.data.value_or(config.data), buckets_of(stage, folder.config()), sequence));
     }
     if (config.validation.every > 0) {
       DataConfig data = *config.validation.data;
@@ -74,7 +76,7 @@ class Films {
         data.films = config.validation.films;
       }
       const ModelConfig& sizes = folder.config();
-      validation_ = open(data, {{sizes.width, sizes.height, config.validation.latent_frames}});
+      validation_ = open(data, {{sizes.width, sizes.height, config.validation.latent_frames}}, nullptr);
     }
     vae_ = nullptr;  // frees its memory
   }
@@ -98,10 +100,11 @@ class Films {
   }
 
  private:
-  std::unique_ptr<DitData> open(const DataConfig& data, const std::vector<BucketConfig>& buckets) {
+  std::unique_ptr<DitData> open(const DataConfig& data, const std::vector<BucketConfig>& buckets,
+                                const std::shared_ptr<Communicator>& sequence) {
     return std::make_unique<DitData>(
         encode_films(data, buckets, source_), buckets, folder_.config().dit, captions_,
-        config_.memory_gib / static_cast<double>(config_.stages.size() + 1), device_);
+        config_.memory_gib / static_cast<double>(config_.stages.size() + 1), device_, sequence);
   }
 
   const TrainConfig& config_;
@@ -163,7 +166,17 @@ TrainEnd train_dit(const TrainConfig& config, torch::Device device, const TrainO
   } else {
     captions.emplace(folder, Films::cache_folder(config) / "captions", config.memory_gib, device);
   }
-  Films films(config, folder, *captions, device);
+  Communicator* world = options.mesh ? options.mesh->world.get() : nullptr;
+  std::optional<Films> films;
+  const auto open_films = [&] {
+    films.emplace(config, folder, *captions, device, options.mesh ? options.mesh->sequence : nullptr);
+  };
+  if (world != nullptr) {  // the first fills the cache, the others find it filled
+    world->first_alone(open_films, "films");
+  }
+  if (!films) {
+    open_films();
+  }
   captions->forget_encoder();
   FlatParameters flat(trained, device);
   spdlog::info("training {} of {} parameters on {}", human_count(static_cast<double>(flat.values().numel())),
@@ -172,17 +185,18 @@ TrainEnd train_dit(const TrainConfig& config, torch::Device device, const TrainO
 
   TrainingStep step;
   step.inputs = [&](const StepContext& context) {
-    return films.stage(context.stage_index).draw(config, context);
+    return films->stage(context.stage_index).draw(config, context);
   };
   step.loss = [&](const StepContext& context, const StepInputs& inputs) {
-    return dit_loss(config, dit, *captions, films.stage(context.stage_index).unpack(inputs));
+    return dit_loss(config, dit, *captions, films->stage(context.stage_index).unpack(inputs), world);
   };
   RunOptions run;
   run.accept_changes = options.accept_changes;
+  run.mesh = options.mesh;
   if (config.validation.every > 0) {
     run.tasks.push_back(
         {config.validation.every, [&](int64_t) -> nlohmann::ordered_json {
-           return {{"validation", measure_flow(dit, *captions, films.validation(), config.validation)}};
+           return {{"validation", measure_flow(dit, *captions, films->validation(), config.validation)}};
          }});
   }
   if (config.samples.every > 0 && options.make_sample) {
@@ -200,8 +214,8 @@ TrainEnd train_dit(const TrainConfig& config, torch::Device device, const TrainO
                          }});
   }
   const TrainEnd end = run_training(config, flat, step, run);
-  films.list_skipped();
-  if (end == TrainEnd::kFinished) {
+  films->list_skipped();
+  if (end == TrainEnd::kFinished && (world == nullptr || world->rank() == 0)) {
     if (!weights.whole()) {
       const fs::path file =
           config.lora.file.empty() ? fs::path(config.work) / "lora.safetensors" : fs::path(config.lora.file);
