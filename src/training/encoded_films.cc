@@ -267,7 +267,7 @@ torch::Tensor TensorReader::read(const fs::path& file, const char* name, int64_t
   if (const auto found = kept_.find(key); found != kept_.end()) {
     return found->second;
   }
-  const torch::Tensor tensor = SafetensorsFile(file).read(name).slice(dim, 0, rows).contiguous();
+  torch::Tensor tensor = SafetensorsFile(file).read(name).slice(dim, 0, rows).contiguous();
   const auto bytes = static_cast<double>(tensor.numel()) * static_cast<double>(tensor.element_size());
   if (bytes <= room_) {
     room_ -= bytes;

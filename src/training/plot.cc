@@ -107,13 +107,16 @@ std::string plot_metrics(const Lines& lines, const std::string& heading) {
   constexpr double kWidth = 900;
   std::string body;
   double bottom = 34;
-  const auto place = [&](const std::vector<Chart>& row_of, size_t columns, double height) {
+  const auto place = [&](const std::vector<Chart>& some, size_t columns, double height) {
     const double width = (kWidth - 20) / static_cast<double>(columns);
-    for (size_t i = 0; i < row_of.size(); ++i) {
-      body += draw_chart(row_of[i], {10 + width * static_cast<double>(i % columns),
-                                     bottom + height * static_cast<double>(i / columns), width, height});
+    for (size_t i = 0; i < some.size(); ++i) {
+      const size_t row = i / columns;
+      const size_t column = i % columns;
+      body += draw_chart(some[i], {10 + width * static_cast<double>(column),
+                                   bottom + height * static_cast<double>(row), width, height});
     }
-    bottom += height * static_cast<double>((row_of.size() + columns - 1) / columns);
+    const size_t rows = (some.size() + columns - 1) / columns;
+    bottom += height * static_cast<double>(rows);
   };
   place(charts, 2, 200);
   place(occupancy_charts(lines), 5, 130);
@@ -121,7 +124,7 @@ std::string plot_metrics(const Lines& lines, const std::string& heading) {
 }
 
 std::filesystem::path plot_run(const std::filesystem::path& work) {
-  const std::filesystem::path file = work / "metrics.svg";
+  std::filesystem::path file = work / "metrics.svg";
   write_file_atomic(file, plot_metrics(read_metrics(work), work.string()));
   return file;
 }
