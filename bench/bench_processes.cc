@@ -205,7 +205,7 @@ void run(const Options& options) {
 }  // namespace moga::bench
 
 int main(int argc, char** argv) {
-  moga::shorten_spinning(argv);
+  moga::tune_runtime(argv);
   moga::bench::Options options;
   CLI::App app{"Bytes that processes send in a training step, measured and planned"};
   app.add_option("--processes", options.processes, "Processes")->check(CLI::Range(2, 64));
