@@ -138,15 +138,15 @@ TEST(Docs, DataConfigsAreSound) {
 
 TEST(Examples, TrainingConfigsAreSound) {
   int configs = 0;
-  for (const char* folder :
-       {"examples/training", "examples/training/toy", "examples/training/toy_cpu", "examples/training/wan"}) {
+  for (const char* folder : {"examples/training", "examples/training/toy", "examples/training/toy_cpu",
+                             "examples/training/wan", "examples/training/experiments"}) {
     for (const fs::path& file : files_in(folder, ".yaml")) {
       const auto config = load_config<TrainConfig>(file);
       check_config(config, file.string());
       ++configs;
     }
   }
-  EXPECT_GE(configs, 12);
+  EXPECT_GE(configs, 14);
 }
 
 TEST(Examples, AreSoundAndToySized) {

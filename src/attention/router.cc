@@ -44,7 +44,7 @@ class RouterScores : public torch::autograd::Function<RouterScores> {
   static torch::Tensor forward(AutogradContext* ctx, const torch::Tensor& x_LC,
                                const torch::Tensor& weight_MC, const torch::Tensor& bias_M) {
     const torch::Tensor x = x_LC.contiguous();
-    const torch::Tensor scores_LM = torch::empty({x.size(0), weight_MC.size(0)}, x.options());
+    torch::Tensor scores_LM = torch::empty({x.size(0), weight_MC.size(0)}, x.options());
     cpu::row_products(x.size(0), x.size(1), weight_MC.size(0), x.data_ptr<float>(),
                       weight_MC.data_ptr<float>(), bias_M.data_ptr<float>(), scores_LM.data_ptr<float>());
     ctx->save_for_backward({x, weight_MC});

@@ -141,7 +141,7 @@ TEST(SequenceParallel, BalanceLossOfThePartsIsThatOfAllTokens) {
 TEST(SequenceParallel, TooFewTokens) {
   in_ranks({3}, [](const auto& world) {
     try {
-      SequenceParallel(world, 1, 2, 8);
+      const SequenceParallel sequence(world, 1, 2, 8);
       ADD_FAILURE() << "no error";
     } catch (const Error& error) {
       EXPECT_THAT(error.what(), testing::HasSubstr("a film of 2 tokens cannot be split over 3 processes"));

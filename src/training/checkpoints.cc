@@ -54,7 +54,7 @@ RunCheckpoint read_checkpoint(const fs::path& folder) {
   for (const auto& [name, fingerprint] : state["files"].items()) {
     const fs::path path = folder / (name + ".safetensors");
     MOGA_CHECK(fs::exists(path), "{} is missing", path.string());
-    MOGA_CHECK(file_fingerprint(path) == fingerprint, "{} is not what was written", path.string());
+    MOGA_CHECK(fingerprint == file_fingerprint(path), "{} is not what was written", path.string());
     checkpoint.sets[name] = SafetensorsFile(path).read_all();
   }
   checkpoint.state = state["state"];
