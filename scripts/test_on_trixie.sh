@@ -83,7 +83,7 @@ inside sh -c 'set -e
   g++ --version | head -1
   dpkg-query -W -f "\${Package} \${Version}\n" libtorch-dev libavcodec-dev libopencv-core-dev libyaml-cpp-dev
   cmake -G Ninja -B build -DCMAKE_BUILD_TYPE=Release -DMOGA_WERROR=ON .
-  ninja -C build "$@"' sh "${targets[@]}"
+  ninja -C build -k 0 "$@"' sh "${targets[@]}"
 if [[ $tests == 1 ]]; then
   inside sh -c 'cd /src/moga/build && ctest --output-on-failure -j1'
 fi

@@ -30,7 +30,7 @@ TEST(RowOps, ModulatedNormAndItsGradientsAreThoseOfFloat64) {
     const auto rows = m.chunk(6, 1);
     const Tensor y = modulated_norm(a, rows[3], rows[4], 1e-6);
     (y * weight.to(type)).sum().backward();
-    (type == torch::kFloat32 ? found : wanted) = {y, a.grad(), m.grad()};
+    (type == torch::kFloat32 ? found : wanted) = std::vector<Tensor>{y, a.grad(), m.grad()};
   }
   for (size_t i = 0; i < found.size(); ++i) {
     EXPECT_LT(row_ops_error(found[i], wanted[i]), 1e-6) << i;
@@ -55,7 +55,7 @@ TEST(RowOps, NormAndRotationAndTheirGradientsAreThoseOfFloat64) {
       const Tensor a = leaf(x, type), w = leaf(weight, type);
       const Tensor y = norm_rope(a, w, 1e-6, turned ? kHeads : 1, turned ? &table : nullptr);
       (y * mix.to(type)).sum().backward();
-      (type == torch::kFloat32 ? found : wanted) = {y, a.grad(), w.grad()};
+      (type == torch::kFloat32 ? found : wanted) = std::vector<Tensor>{y, a.grad(), w.grad()};
     }
     for (size_t i = 0; i < found.size(); ++i) {
       EXPECT_LT(row_ops_error(found[i], wanted[i]), 1e-6) << turned << " " << i;
