@@ -51,8 +51,8 @@ mount --rbind /dev "$root/dev"
 cp /etc/resolv.conf "$root/etc/resolv.conf"
 inside() { env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 chroot "$root" "$@"; }
 
-# A copy of the working tree: tracked and new files, without what git ignores. Unchanged files keep their times,
-# so that ninja there rebuilds only what changed.
+# A copy of the working tree: tracked and new files, without what git ignores. Files that did not change are left alone,
+# so that ninja there rebuilds only what changed; the others are new as of now, whatever their times were here.
 inside mkdir -p /src/moga /src/incoming
 (cd "$repository" && git -c safe.directory="$repository" ls-files -z --cached --others --exclude-standard |
   while IFS= read -r -d '' file; do [[ -f $file ]] && printf '%s\0' "$file"; done |
@@ -65,7 +65,7 @@ inside sh -c '
   set -e
   cd /src/incoming
   find . -type f | while IFS= read -r file; do
-    if ! cmp -s "$file" "/src/moga/$file"; then mkdir -p "/src/moga/$(dirname "$file")" && cp -p "$file" "/src/moga/$file"; fi
+    if ! cmp -s "$file" "/src/moga/$file"; then mkdir -p "/src/moga/$(dirname "$file")" && cp "$file" "/src/moga/$file"; fi
   done
   cd /src/moga
   find . -path ./build -prune -o -type f -print | while IFS= read -r file; do
