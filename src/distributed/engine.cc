@@ -3,6 +3,18 @@
 #include "base/error.h"
 
 namespace moga {
+namespace {
+
+// libtorch from 2.4 on asks for libuv unless it is told otherwise, whether it was built with it or not
+// (Debian's is not).
+template <class Options>
+void use_plain_sockets(Options& options) {
+  if constexpr (requires { options.useLibUV; }) {
+    options.useLibUV = false;
+  }
+}
+
+}  // namespace
 
 std::string first_line(const std::exception& error) {
   const std::string text = error.what();
@@ -16,6 +28,7 @@ StorePtr open_store(const Ranks& ranks, std::chrono::milliseconds timeout) {
   options.numWorkers = static_cast<size_t>(ranks.size);
   options.waitWorkers = false;  // we wait ourselves, and say who is missing
   options.timeout = timeout;
+  use_plain_sockets(options);
   try {
     return c10::make_intrusive<c10d::TCPStore>(ranks.address, options);
   } catch (const std::exception& error) {
