@@ -16,6 +16,7 @@
 #include "distributed/sharded_parameters.h"
 #include "model/wan_dit.h"
 #include "pipeline/planner.h"
+#include "training/flat_parameters.h"
 
 namespace moga::bench {
 namespace {
@@ -72,27 +73,6 @@ PlanRequest plan_request(const Options& options) {
   return request;
 }
 
-// The parameters in one flat tensor, as the trainer has them.
-Tensor flatten(torch::nn::Module& module, std::vector<Tensor>& parameters) {
-  const torch::NoGradGuard guard;
-  std::vector<Tensor> pieces;
-  parameters = module.parameters();
-  for (const Tensor& parameter : parameters) {
-    pieces.push_back(parameter.detach().flatten());
-  }
-  Tensor flat = torch::cat(pieces);
-  flat.mutable_grad() = torch::zeros_like(flat);
-  int64_t offset = 0;
-  for (Tensor& parameter : parameters) {
-    const auto sizes = parameter.sizes().vec();
-    const int64_t count = parameter.numel();
-    parameter.set_data(flat.narrow(0, offset, count).view(sizes));
-    parameter.mutable_grad() = flat.grad().narrow(0, offset, count).view(sizes);
-    offset += count;
-  }
-  return flat;
-}
-
 // Per rank: bytes of forward, backward and gradient phases, seconds of a step, seconds waited in it.
 constexpr int64_t kNumbers = 5;
 
@@ -101,9 +81,8 @@ Tensor measure(const Options& options, const FilmPlan& film, const Mesh& mesh) {
   const DitConfig& config = film.request.model.dit;
   WanDit dit(config);
   dit->recompute_blocks(options.recompute);
-  std::vector<Tensor> parameters;
-  const Tensor flat = flatten(*dit, parameters);
-  ShardedParameters sharded(flat, parameters, mesh.world);
+  FlatParameters flat({{"", dit.get()}}, torch::kCPU);
+  ShardedParameters sharded(flat.values(), flat.parameters(), mesh.world);
   torch::optim::AdamW optimizer({sharded.share()}, torch::optim::AdamWOptions(1e-5));
   const DitPlan plan = plan_dit({film.layout}, GlobalText::kNone, config, torch::kCPU, torch::kFloat32,
                                 nullptr, mesh.sequence);
@@ -141,7 +120,7 @@ Tensor measure(const Options& options, const FilmPlan& film, const Mesh& mesh) {
       waited = mesh.world->seconds_waited();
       start = now();
     }
-    flat.mutable_grad().zero_();
+    flat.zero_gradients();
     const Tensor step_loss = loss();
     sharded.start_reduction();
     step_loss.backward();

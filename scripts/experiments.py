@@ -212,6 +212,8 @@ def plot(out):
     for name, colour in zip(shown, colours):
         ours = losses(out / "work" / name / "metrics.jsonl")
         means = [(a + 10, window(ours, full, a, a + 20)[0]) for a in range(0, max(ours) - 18, 20)]
+        if not means:  # fewer than 20 steps
+            continue
         points = " ".join(f"{x(step):.1f},{y(max(gap, 5e-3)):.1f}" for step, gap in means)
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
         ends.append((y(max(means[-1][1], 5e-3)), VARIANTS[name]["what"], colour))

@@ -50,7 +50,7 @@ void add_eval(CLI::App& app) {
   command->add_option("--work", options->work, "Folder for latents while films are made")
       ->capture_default_str();
   command->add_option("--films", options->request.films, "Films to generate")->capture_default_str();
-  command->add_option("--vae-films", options->request.vae_films, "True films through the VAE")
+  command->add_option("--vae-films", options->request.vae_films, "True films through the VAE; 0: none")
       ->capture_default_str();
   command->add_option("--frames", options->request.frames, "Frames a film (4n + 1)")->capture_default_str();
   command->add_option("--min-shots", options->request.min_shots, "Fewest shots a film")

@@ -62,7 +62,7 @@ double psnr_of_true_films(WanVae& vae, const ToyEvalRequest& request, const ToyF
     sum += 10 * std::log10(255.0 * 255.0 / std::max(1e-12, squared / values));
     progress.advance();
   }
-  return sum / static_cast<double>(std::max<int64_t>(1, request.vae_films));
+  return sum / static_cast<double>(request.vae_films);
 }
 
 void judge_shots(const ToyFilm& film, const std::vector<cv::Mat>& frames, const Judge& judge,
@@ -104,7 +104,9 @@ void judge_cuts(const ToyFilm& film, const std::vector<cv::Mat>& frames, ToyEval
 
 ToyEvalResult evaluate_toy(const ToyEvalRequest& request, torch::Device device) {
   const torch::NoGradGuard guard;
-  MOGA_CHECK(request.films >= 1 && request.vae_films >= 0, "evaluate at least one film");
+  MOGA_CHECK(request.films >= 1 && request.vae_films >= 0,
+             "expected at least one film to generate, found {}, and none or more for the VAE, found {}",
+             request.films, request.vae_films);
   const ModelFolder model(request.model);
   const ToyFilmSettings settings = film_settings(request, model.config());
   Judge judge = Judge::load(request.judge.empty() ? model.part("judge.safetensors") : request.judge);
@@ -112,7 +114,9 @@ ToyEvalResult evaluate_toy(const ToyEvalRequest& request, torch::Device device) 
   WanVae vae = model.load_vae(device);
   ToyEvalResult result;
   result.vae_films = request.vae_films;
-  result.vae_psnr_db = psnr_of_true_films(vae, request, settings, device);
+  if (request.vae_films > 0) {
+    result.vae_psnr_db = psnr_of_true_films(vae, request, settings, device);
+  }
   const auto start = std::chrono::steady_clock::now();
   for (int64_t i = 0; i < request.films; ++i) {
     const ToyFilm film = make_toy_film(request.first_seed + static_cast<uint64_t>(i), settings);
