@@ -1,13 +1,11 @@
 #include "data/film_source.h"
 
-#include <cmath>
-#include <opencv2/imgproc.hpp>
-
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/fingerprint.h"
 #include "data/cuts.h"
 #include "media/frame_tensor.h"
+#include "media/picture.h"
 #include "media/video.h"
 
 namespace moga {
@@ -74,17 +72,6 @@ class ToySource : public FilmSource {
 // Frames of a film that are used, of those that there are.
 int64_t whole_latents(int64_t frames) {
   return (frames - 1) / 4 * 4 + 1;
-}
-
-// Scaled to cover the size, then cut to it around the middle.
-cv::Mat fill_picture(const cv::Mat& picture, int width, int height) {
-  const double scale =
-      std::max(static_cast<double>(width) / picture.cols, static_cast<double>(height) / picture.rows);
-  const int scaled_width = std::max(width, static_cast<int>(std::lround(picture.cols * scale)));
-  const int scaled_height = std::max(height, static_cast<int>(std::lround(picture.rows * scale)));
-  cv::Mat scaled;
-  cv::resize(picture, scaled, cv::Size(scaled_width, scaled_height), 0, 0, cv::INTER_AREA);
-  return scaled(cv::Rect((scaled_width - width) / 2, (scaled_height - height) / 2, width, height)).clone();
 }
 
 class FolderSource : public FilmSource {
@@ -157,7 +144,7 @@ class FolderSource : public FilmSource {
       if (!frame) {
         break;
       }
-      frames.push_back(fill_picture(*frame, static_cast<int>(width), static_cast<int>(height)));
+      frames.push_back(fill_size(*frame, width, height));
     }
     MOGA_CHECK(!frames.empty(), "{}: no frames could be decoded", clip.string());
     return frames;
