@@ -213,7 +213,7 @@ TEST_F(CliTrain, TerminationSavesAndTheCodeSaysSo) {
 TEST_F(CliTrain, BadConfigsGetOneLine) {
   const auto error_of = [&](const std::string& text) {
     EXPECT_EQ(run({"train", config("bad", text)}), 2) << text;
-    const std::string all = errors();
+    std::string all = errors();
     EXPECT_EQ(std::count(all.begin(), all.end(), '\n'), 1) << all;
     return all;
   };
