@@ -9,11 +9,9 @@ int thread_count();
 // Call first thing in main(). Two settings are read when libraries are loaded, so this sets them and starts
 // the program again in place, once. Does nothing where the user has set them.
 // - GOMP_SPINCOUNT (or OMP_WAIT_POLICY): GNU OpenMP's threads spin for long while they wait for each other,
-// which is
 //   fine on an idle machine and ruinous on a busy one (a 1.6 s film took 88 s beside one compiler).
 // - GLIBC_TUNABLES: large blocks in huge pages. Rows of attention lie far apart and miss the address cache at
-// every
-//   step otherwise (2 to 4 % of a forward pass; docs/performance.md).
+//   every step otherwise (2 to 4 % of a forward pass; docs/performance.md).
 void tune_runtime(char** argv);
 
 // Sets OpenMP and OpenBLAS to thread_count() and raises glibc's malloc thresholds, so that large blocks are
