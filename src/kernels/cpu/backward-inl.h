@@ -187,6 +187,10 @@ HWY_INLINE void pack_queries(const BackwardJob& job, const BackwardScratch& at, 
       at.delta[q] = 0.0F;
       continue;
     }
+    if (q + kRowsAhead < count) {
+      prefetch<0, 3>(x.q.row(slots[q + kRowsAhead], head), row_bytes(x.q));
+      prefetch<0, 3>(x.dout.row(slots[q + kRowsAhead], head), row_bytes(x.dout));
+    }
     const int64_t token = slots[q];
     const int64_t slot = (first_slot + static_cast<int64_t>(q)) * x.q.heads + head;
     const float factor = x.row_scale != nullptr ? x.factor * x.row_scale[token] : x.factor;
@@ -215,15 +219,19 @@ HWY_INLINE void commit_queries(const BackwardJob& job, const BackwardScratch& at
   const BackwardArguments& x = *job.arguments;
   const int64_t* slots = job.segments->q_index + first_slot;
   const size_t padded = (count + kLanes - 1) / kLanes * kLanes;
+  const auto true_dim = static_cast<size_t>(x.q.dim);
+  const auto to = [&](size_t q) HWY_ATTR { return x.dq + (slots[q] * x.q.heads + head) * x.q.dim; };
   for (size_t q = 0; q < count; q += 4) {
+    for (size_t r = q + kRowsAhead; r < HWY_MIN(q + kRowsAhead + 4, count); ++r) {
+      prefetch<1, 3>(to(r), true_dim * sizeof(float));
+    }
     const size_t panel = q / kPanel * kPanel;
     const size_t width = HWY_MIN(kPanel, padded - panel);
     for (size_t i = 0; i < at.dim; i += 4) {
       transpose_4x4(at.dq_turned + panel * at.dim + i * width + q - panel, width, at.rows + i, at.dim);
     }
     for (size_t r = 0; r < HWY_MIN(size_t{4}, count - q); ++r) {
-      add_row(at.rows + r * at.dim, x.scale, static_cast<size_t>(x.q.dim),
-              x.dq + (slots[q + r] * x.q.heads + head) * x.q.dim);
+      add_row(at.rows + r * at.dim, x.scale, true_dim, to(q + r));
     }
   }
 }

@@ -172,6 +172,9 @@ HWY_INLINE void forward_rows(const ForwardJob& job, int64_t first_slot, size_t q
     const size_t count = HWY_MIN(width, queries - panel * kPanel);
     const float* out = block.out + panel * kPanel * dim;
     for (size_t q = 0; q < count; q += 4) {
+      for (size_t r = q + kRowsAhead; r < HWY_MIN(q + kRowsAhead + 4, count); ++r) {
+        prefetch<1, 3>(x.out.row(slots[panel * kPanel + r], head), row_bytes(x.out));
+      }
       for (size_t i = 0; i < dim; i += 4) {
         transpose_4x4(out + i * width + q, width, rows + i, dim);
       }

@@ -20,6 +20,22 @@ HWY_INLINE void fetch_row(const Rows& x, int64_t token, int64_t head, float* HWY
   }
 }
 
+// Rows found by index stand far apart, so that no hardware foresees them: who reads or writes them asks for
+// the row this many after the one at hand.
+constexpr size_t kRowsAhead = 8;
+
+// kWrite: 1 if it is going to be written. kLocality: 3 to the first-level cache, 2 to the second.
+template <int kWrite, int kLocality>
+HWY_INLINE void prefetch(const void* from, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += 64) {
+    __builtin_prefetch(static_cast<const char*>(from) + i, kWrite, kLocality);
+  }
+}
+
+HWY_INLINE size_t row_bytes(const Rows& x) {
+  return static_cast<size_t>(x.dim) * bytes_of(x.storage);
+}
+
 HWY_INLINE void scale_row(float* HWY_RESTRICT row, float factor, size_t count) {
   const hn::FixedTag<float, 4> d;  // rows are multiples of 8 long, maybe not of a vector
   const auto f = hn::Set(d, factor);
@@ -65,32 +81,30 @@ class RowsAhead {
         index_(index),
         count_(count),
         head_(head),
-        each_((count + steps) / HWY_MAX(steps, size_t{1})) {}
+        each_(count / HWY_MAX(steps, size_t{1}) + 1),
+        wait_(steps - HWY_MIN(steps, (count + each_ - 1) / each_)) {}
 
   // To be called `steps` times.
   HWY_INLINE void step() {
+    if (wait_ > 0) {
+      --wait_;
+      return;
+    }
     const size_t end = HWY_MIN(count_, next_ + each_);
     for (; next_ < end; ++next_) {
-      fetch(a_);
-      fetch(b_);
+      prefetch<0, 2>(a_.row(index_[next_], head_), row_bytes(a_));
+      prefetch<0, 2>(b_.row(index_[next_], head_), row_bytes(b_));
     }
   }
 
  private:
-  HWY_INLINE void fetch(const Rows& x) const {
-    const auto* row = static_cast<const char*>(x.row(index_[next_], head_));
-    const size_t bytes = static_cast<size_t>(x.dim) * bytes_of(x.storage);
-    for (size_t i = 0; i < bytes; i += 64) {
-      __builtin_prefetch(row + i, 0, 2);
-    }
-  }
-
   const Rows& a_;
   const Rows& b_;
   const int64_t* index_;
   size_t count_;
   int64_t head_;
   size_t each_;
+  size_t wait_;  // steps: rows asked for too early are forgotten again
   size_t next_ = 0;
 };
 
@@ -112,6 +126,9 @@ HWY_INLINE void pack_turned(const Rows& x, const int64_t* index, size_t count, i
   for (size_t q = 0; q < width; q += 4) {
     for (size_t r = 0; r < 4; ++r) {
       float* HWY_RESTRICT row = rows + r * dim;
+      if (q + r + kRowsAhead < count) {
+        prefetch<0, 3>(x.row(index[q + r + kRowsAhead], head), row_bytes(x));
+      }
       if (q + r < count) {
         fetch_row(x, index[q + r], head, row, dim);
         scale_row(row, factor, dim);
