@@ -186,6 +186,7 @@ void memory(benchmark::State& state) {
   double extra = 0;
   for (auto _ : state) {
     const double start = now_seconds();
+    release_free_memory();                        // or the result would lie in memory that is counted already
     std::ofstream("/proc/self/clear_refs") << 5;  // forgets the peak so far
     const double before = status_mib("VmRSS:");
     const Tensor out = grouped_attention(x.q, x.k, x.v, groups).out_LND;
@@ -240,6 +241,7 @@ int main(int argc, char** argv) {
   }
   benchmark::AddCustomContext("kernel_target", moga::cpu::attention_target());
   moga::bench::limits().measure();
+  benchmark::AddCustomContext("blas", moga::bench::blas_core());
   benchmark::AddCustomContext("fma_peak_gflops", std::to_string(moga::bench::limits().fma));
   benchmark::AddCustomContext("copy_gbs", std::to_string(moga::bench::copy_rate()));
   benchmark::AddCustomContext("sgemm_gflops", std::to_string(moga::bench::limits().sgemm));

@@ -1,10 +1,12 @@
 // What the machine could do at most, measured in the run that is compared with it.
 #pragma once
 
+#include <dlfcn.h>
 #include <torch/torch.h>
 
 #include <algorithm>
 #include <chrono>
+#include <string>
 
 #include "kernels/cpu/machine_peak.h"
 
@@ -12,6 +14,13 @@ namespace moga::bench {
 
 inline double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// The processor that libtorch's OpenBLAS multiplies for: its own choice unless OPENBLAS_CORETYPE says
+// otherwise.
+inline std::string blas_core() {
+  auto* name = reinterpret_cast<char* (*)()>(dlsym(RTLD_DEFAULT, "openblas_get_corename"));
+  return name != nullptr ? std::string("OpenBLAS for ") + name() : "not OpenBLAS";
 }
 
 // The best seen so far, in GFLOP/s: each call measures again for a moment, since clock rates wander and other
