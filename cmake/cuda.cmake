@@ -12,7 +12,7 @@ if(MOGA_CUDA STREQUAL "ON" OR (MOGA_CUDA STREQUAL "AUTO" AND TARGET torch_cuda))
       set(CMAKE_CUDA_ARCHITECTURES 80 90)  # each as machine code and, for newer devices, as PTX
     endif()
     enable_language(CUDA)
-    set(CMAKE_CUDA_STANDARD 20)
+    set(CMAKE_CUDA_STANDARD 17)  # the CMake of Debian 12 knows no later one for nvcc
     set(CMAKE_CUDA_STANDARD_REQUIRED ON)
     set(MOGA_CUDA_KERNELS ON)
   elseif(MOGA_CUDA STREQUAL "ON")
