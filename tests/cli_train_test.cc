@@ -167,7 +167,7 @@ TEST_F(CliTrain, AdaptersOfAKilledRunHaveTheSameBits) {
   make_model();
   ASSERT_EQ(run({"train", dit_config("base", 2)}), 0) << errors();
   const auto lora_config = [&](const std::string& name) {
-    const std::string file = dit_config(name, 16);
+    std::string file = dit_config(name, 16);
     std::string text = read_file(file);
     text.replace(text.find("train_text: true"), 16,
                  "start_from: " + (path_ / "model").string() +
