@@ -37,9 +37,10 @@ test: build ## build everything and run all tests
 
 bench: setup ## build the benchmark programs and print their tables
 	@$(MAKE) --no-print-directory $(BUILD)/build.ninja
-	ninja -C $(BUILD) -j $(JOBS) bench_attention bench_step bench_processes
+	ninja -C $(BUILD) -j $(JOBS) bench_attention bench_step bench_train bench_processes
 	$(BUILD)/bin/bench_attention
 	$(BUILD)/bin/bench_step
+	$(BUILD)/bin/bench_train
 	$(BUILD)/bin/bench_processes
 
 format: ## rewrite our C++ files in the house style (clang-format)

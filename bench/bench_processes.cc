@@ -1,5 +1,6 @@
-// What processes send to each other in a training step, counted by the kernel's TCP sockets, beside what
-// `moga plan --processes` says they must send; and the step's time. JSON on stdout.
+// What processes send to each other in a training step, counted by the kernel's TCP sockets, and the memory
+// that a training step and a forward pass take, counted by libtorch's allocator and as resident memory,
+// beside what `moga plan --processes` says; and the step's time. JSON on stdout.
 //
 //   bench_processes --processes 4 --sequence-parallel 2
 #include <linux/tcp.h>
@@ -12,11 +13,14 @@
 #include <cstdio>
 
 #include "base/threads.h"
+#include "bench/process_memory.h"
 #include "distributed/launcher.h"
 #include "distributed/sharded_parameters.h"
+#include "model/tensor_memory.h"
 #include "model/wan_dit.h"
 #include "pipeline/planner.h"
 #include "training/flat_parameters.h"
+#include "training/optimizer.h"
 
 namespace moga::bench {
 namespace {
@@ -73,17 +77,36 @@ PlanRequest plan_request(const Options& options) {
   return request;
 }
 
-// Per rank: bytes of forward, backward and gradient phases, seconds of a step, seconds waited in it.
-constexpr int64_t kNumbers = 5;
+// Per rank: bytes of forward, backward and gradient phases, seconds of a step, seconds waited in it, bytes of
+// tensors and of resident memory at most in training steps, bytes of tensors at most in a forward pass.
+constexpr int64_t kNumbers = 8;
+
+double forward_pass_bytes(const FilmPlan& film, const Mesh& mesh) {
+  const torch::NoGradGuard no_grad;
+  const DitConfig& config = film.request.model.dit;
+  const FilmLayout& layout = film.layout;
+  const DitPlan plan =
+      plan_dit({layout}, GlobalText::kNone, config, torch::kCPU, torch::kFloat32, nullptr, mesh.sequence);
+  const Tensor latent =
+      torch::randn({1, config.in_channels, layout.frames, 2 * layout.rows, 2 * layout.cols});
+  const Tensor captions = torch::randn({1, plan.captions, config.text_len, config.text_dim});
+  TensorMemory memory;
+  WanDit dit(config);
+  memory.forget_peak();
+  dit->forward(latent, torch::full({1}, 500.0, torch::kFloat64), captions, plan);
+  return static_cast<double>(memory.peak());
+}
 
 Tensor measure(const Options& options, const FilmPlan& film, const Mesh& mesh) {
   torch::manual_seed(1);
+  const double resident_before = process_bytes("VmRSS");
+  TensorMemory memory;
   const DitConfig& config = film.request.model.dit;
   WanDit dit(config);
   dit->recompute_blocks(options.recompute);
   FlatParameters flat({{"", dit.get()}}, torch::kCPU);
   ShardedParameters sharded(flat.values(), flat.parameters(), mesh.world);
-  torch::optim::AdamW optimizer({sharded.share()}, torch::optim::AdamWOptions(1e-5));
+  Optimizer optimizer(sharded.share(), {});
   const DitPlan plan = plan_dit({film.layout}, GlobalText::kNone, config, torch::kCPU, torch::kFloat32,
                                 nullptr, mesh.sequence);
   const FilmLayout& layout = film.layout;
@@ -118,6 +141,8 @@ Tensor measure(const Options& options, const FilmPlan& film, const Mesh& mesh) {
     if (step == 1) {  // the first warms up
       mesh.world->barrier("start");
       waited = mesh.world->seconds_waited();
+      memory.forget_peak();
+      forget_peak();
       start = now();
     }
     flat.zero_gradients();
@@ -125,12 +150,14 @@ Tensor measure(const Options& options, const FilmPlan& film, const Mesh& mesh) {
     sharded.start_reduction();
     step_loss.backward();
     sharded.finish_reduction();
-    optimizer.step();
+    optimizer.step(1e-5);
     sharded.publish();
   }
   const auto steps = static_cast<double>(options.steps);
   numbers[3] = (now() - start) / steps;
   numbers[4] = (mesh.world->seconds_waited() - waited) / steps;
+  numbers[5] = static_cast<double>(memory.peak());
+  numbers[6] = process_bytes("VmHWM") - resident_before;
   return result;
 }
 
@@ -149,6 +176,7 @@ void run(const Options& options) {
   const FilmPlan film = plan_film(plan_request(options));
   const Mesh mesh = make_mesh(Communicator::connect(*ranks), options.sequence);
   const Tensor mine = measure(options, film, mesh);
+  mine[0][kNumbers - 1] = forward_pass_bytes(film, mesh);
   const Tensor all = mesh.world->all_gather(
       mine, std::vector<int64_t>(static_cast<size_t>(mesh.world->size()), 1), "numbers");
   if (mesh.world->rank() != 0) {
@@ -164,6 +192,14 @@ void run(const Options& options) {
                                  {"threads", thread_count()},
                                  {"recompute", options.recompute},
                                  {"steps", options.steps}};
+  // What is planned is that of the rank that needs the most.
+  const ProcessCosts& plan = *film.processes;
+  const auto most = [&](int64_t i) { return all.select(1, i).max().item<double>(); };
+  json["training_bytes"] =
+      both(most(5), plan.weights_train +
+                        (options.recompute ? plan.activations_train_checkpointed : plan.activations_train));
+  json["training_resident"] = most(6);
+  json["forward_bytes"] = both(most(kNumbers - 1), plan.generate);
   for (int64_t r = 0; r < mesh.world->size(); ++r) {
     const auto number = [&](int64_t i) { return all[r][i].item<double>(); };
     const RankCosts& costs = film.processes->ranks[static_cast<size_t>(r % options.sequence)];

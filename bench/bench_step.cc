@@ -3,63 +3,17 @@
 // Counters of a case: gflops (counted FLOPs over the fastest pass), of_sgemm, products, attention and other
 // (shares of that pass: matrix products and convolutions; the attention kernel with its packing; all the
 // rest). FLOPs are those of every matrix product (two a multiply-add) and of attention over groups.
-#include <ATen/record_function.h>
 #include <benchmark/benchmark.h>
-
-#include <array>
-#include <string_view>
 
 #include "base/threads.h"
 #include "bench/machine_limits.h"
+#include "bench/operation_clocks.h"
 #include "model/wan_dit.h"
 
 namespace moga::bench {
 namespace {
 
 using torch::Tensor;
-
-// Seconds in operations of a kind, those inside another of the same kind not counted again.
-struct Clock {
-  double seconds = 0;
-  double start = 0;
-  int depth = 0;
-
-  void enter() {
-    if (depth++ == 0) {
-      start = now_seconds();
-    }
-  }
-  void leave() {
-    if (--depth == 0) {
-      seconds += now_seconds() - start;
-    }
-  }
-};
-Clock products;
-Clock attention;
-
-Clock* clock_of(const at::RecordFunction& function) {
-  constexpr std::array<std::string_view, 9> kProducts = {"aten::linear",      "aten::matmul", "aten::addmm",
-                                                         "aten::mm",          "aten::bmm",    "aten::conv3d",
-                                                         "aten::convolution", "aten::mv",     "aten::addmv"};
-  const std::string_view name = function.name();
-  if (name == "moga::cpu_attention") {
-    return &attention;
-  }
-  return std::find(kProducts.begin(), kProducts.end(), name) != kProducts.end() ? &products : nullptr;
-}
-
-std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& function) {
-  if (Clock* clock = clock_of(function)) {
-    clock->enter();
-  }
-  return nullptr;
-}
-void on_end(const at::RecordFunction& function, at::ObserverContext*) {
-  if (Clock* clock = clock_of(function)) {
-    clock->leave();
-  }
-}
 
 // FLOPs of one forward pass of one film.
 double count_flops(const DitConfig& c, const DitPlan& plan) {
@@ -97,25 +51,22 @@ void step(benchmark::State& state, DitConfig config, int64_t frames, int64_t row
   const auto pass = [&] { benchmark::DoNotOptimize(dit->forward(latent, time, captions, plan).data_ptr()); };
   limits().measure();
   pass();
-  const auto handle =
-      at::addGlobalCallback(at::RecordFunctionCallback(on_start, on_end)
-                                .scopes({at::RecordScope::FUNCTION, at::RecordScope::USER_SCOPE}));
+  const ClockHooks hooks;
   double fastest = 1e30;
   double in_products = 0;
   double in_attention = 0;
   for (auto _ : state) {
-    products = attention = Clock();
+    clocks() = {};
     const double start = now_seconds();
     pass();
     const double seconds = now_seconds() - start;
     state.SetIterationTime(seconds);
     if (seconds < fastest) {
       fastest = seconds;
-      in_products = products.seconds;
-      in_attention = attention.seconds;
+      in_products = clocks().products.seconds;
+      in_attention = clocks().attention.seconds;
     }
   }
-  at::removeCallback(handle);
   limits().measure();
   const double gflops = count_flops(config, plan) / fastest * 1e-9;
   state.counters["gflops"] = gflops;

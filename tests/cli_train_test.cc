@@ -92,8 +92,58 @@ class CliTrain : public ::testing::Test {
   std::string errors() const { return read_file(path_ / "stderr.txt"); }
   std::string output() const { return read_file(path_ / "stdout.txt"); }
 
+  // Runs a config again and again until it is done; returns how often it was killed. A kill comes at a random
+  // time after the run's first sign of progress beyond the last kill's, so that runs get on however slow the
+  // machine is.
+  int run_with_kills(const std::string& file, const fs::path& work) const {
+    std::mt19937 random(12345);
+    const auto progress = [&] {
+      std::error_code ignored;
+      size_t newest = 0;
+      for (const auto& entry : fs::directory_iterator(work, ignored)) {
+        const std::string name = entry.path().filename().string();
+        if (name.starts_with("checkpoint-") && name.size() == 19) {
+          newest = std::max(newest, static_cast<size_t>(std::stoul(name.substr(11))));
+        }
+      }
+      return newest;
+    };
+    size_t seen = 0;
+    for (int kills = 0; kills < 100; ++kills) {
+      const pid_t child = start({"train", file});
+      int status = 0;
+      bool ended = false;
+      while (progress() <= seen && !ended) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        ended = ::waitpid(child, &status, WNOHANG) == child;
+      }
+      if (!ended) {
+        seen = progress();
+        std::this_thread::sleep_for(std::chrono::microseconds(random() % 60000));
+        ::kill(child, SIGKILL);
+        ::waitpid(child, &status, 0);
+      }
+      if (WIFEXITED(status)) {
+        EXPECT_EQ(WEXITSTATUS(status), 0) << errors();
+        return kills;
+      }
+    }
+    ADD_FAILURE() << "still not done after 100 kills";
+    return 100;
+  }
+
   fs::path path_;
 };
+
+// The losses told in metrics.jsonl, without what depends on the machine's speed.
+std::string told_losses(const fs::path& work) {
+  const std::string lines = read_file(work / "metrics.jsonl");
+  std::string found;
+  for (size_t at = 0; (at = lines.find("{\"step\":", at)) != std::string::npos; ++at) {
+    found += lines.substr(at, lines.find("\"learning_rate\"", at) - at) + "\n";
+  }
+  return found;
+}
 
 // The weights that come out do not depend on how often, and when, the run was killed.
 TEST_F(CliTrain, KilledAtRandomManyTimesEndsWithTheSameBits) {
@@ -102,59 +152,35 @@ TEST_F(CliTrain, KilledAtRandomManyTimesEndsWithTheSameBits) {
   ASSERT_EQ(run({"train", dit_config("whole", kSteps)}), 0) << errors();
   const std::string weights = read_file(path_ / "model/dit.safetensors");
   const std::string text = read_file(path_ / "model/text.safetensors");
-  const std::string metrics = read_file(path_ / "whole/metrics.jsonl");
   fs::remove(path_ / "model/dit.safetensors");
   fs::remove(path_ / "model/text.safetensors");
 
-  const std::string killed = dit_config("killed", kSteps);
-  // A kill comes at a random time after the run's first sign of progress beyond the last kill's, so that runs
-  // get on however slow the machine is.
-  std::mt19937 random(12345);
-  const auto progress = [&] {
-    std::error_code ignored;
-    size_t newest = 0;
-    for (const auto& entry : fs::directory_iterator(path_ / "killed", ignored)) {
-      const std::string name = entry.path().filename().string();
-      if (name.starts_with("checkpoint-") && name.size() == 19) {
-        newest = std::max(newest, static_cast<size_t>(std::stoul(name.substr(11))));
-      }
-    }
-    return newest;
-  };
-  int kills = 0;
-  for (size_t seen = 0;;) {
-    const pid_t child = start({"train", killed});
-    int status = 0;
-    bool ended = false;
-    while (progress() <= seen && !ended) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      ended = ::waitpid(child, &status, WNOHANG) == child;
-    }
-    if (!ended) {
-      seen = progress();
-      std::this_thread::sleep_for(std::chrono::microseconds(random() % 60000));
-      ::kill(child, SIGKILL);
-      ::waitpid(child, &status, 0);
-    }
-    if (WIFEXITED(status)) {
-      ASSERT_EQ(WEXITSTATUS(status), 0) << errors();
-      break;
-    }
-    ++kills;
-    ASSERT_LT(kills, 100);
-  }
+  const int kills = run_with_kills(dit_config("killed", kSteps), path_ / "killed");
   EXPECT_GE(kills, 5);
   EXPECT_EQ(read_file(path_ / "model/dit.safetensors"), weights) << kills << " kills";
   EXPECT_EQ(read_file(path_ / "model/text.safetensors"), text);
   // Every step is told once, and its loss is the same.
-  const auto losses = [](const std::string& lines) {
-    std::string found;
-    for (size_t at = 0; (at = lines.find("{\"step\":", at)) != std::string::npos; ++at) {
-      found += lines.substr(at, lines.find("\"learning_rate\"", at) - at) + "\n";
-    }
-    return found;
+  EXPECT_EQ(told_losses(path_ / "killed"), told_losses(path_ / "whole"));
+}
+
+TEST_F(CliTrain, AdaptersOfAKilledRunHaveTheSameBits) {
+  make_model();
+  ASSERT_EQ(run({"train", dit_config("base", 2)}), 0) << errors();
+  const auto lora_config = [&](const std::string& name) {
+    std::string file = dit_config(name, 16);
+    std::string text = read_file(file);
+    text.replace(text.find("train_text: true"), 16,
+                 "start_from: " + (path_ / "model").string() +
+                     "\ntrained: lora\nlora: {rank: 4, targets: [q, v, ffn.0]}");
+    write_file_atomic(file, text);
+    return file;
   };
-  EXPECT_EQ(losses(read_file(path_ / "killed/metrics.jsonl")), losses(metrics));
+  ASSERT_EQ(run({"train", lora_config("whole")}), 0) << errors();
+  const int kills = run_with_kills(lora_config("killed"), path_ / "killed");
+  EXPECT_GE(kills, 2);
+  EXPECT_EQ(read_file(path_ / "killed/lora.safetensors"), read_file(path_ / "whole/lora.safetensors"))
+      << kills << " kills";
+  EXPECT_EQ(told_losses(path_ / "killed"), told_losses(path_ / "whole"));
 }
 
 TEST_F(CliTrain, SampleFilmsAndValidationComeOutOfARun) {
@@ -232,7 +258,8 @@ TEST_F(CliTrain, ExplainsChecksAndPlots) {
   EXPECT_EQ(run({"train", "--explain"}), 0);
   for (const char* key :
        {"stages[].accumulate = 1", "lora.rank = 16", "validation.levels = [0.1,0.3,0.5,0.7,0.9]",
-        "spike_factor = 10.0", "stages[].buckets[].latent_frames"}) {
+        "spike_factor = 10.0", "stages[].buckets[].latent_frames", "stages[].data.toy.max_shots = 14",
+        "validation.data.folder = "}) {
     EXPECT_THAT(output(), HasSubstr(key));
   }
   EXPECT_EQ(run({"train", "--check", config("good", kFilms)}), 0) << errors();

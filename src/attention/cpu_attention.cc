@@ -138,6 +138,7 @@ class CpuAttention : public torch::autograd::Function<CpuAttention> {
     if (!grads[0].defined()) {
       return result;
     }
+    RECORD_USER_SCOPE("moga::cpu_attention");
     const Tensor dout = with_plain_rows(grads[0].to(q.scalar_type()));
     const auto wide = q.options().dtype(torch::kFloat32);
     std::array<Tensor, 3> sums;

@@ -23,17 +23,6 @@ template <typename T>
 using Optional = c10::optional<T>;
 #endif
 
-// By what an optimiser finds the state of a parameter.
-#if MOGA_TORCH_AT_LEAST(2, 1)
-inline void* optimizer_key(const torch::Tensor& parameter) {
-  return parameter.unsafeGetTensorImpl();
-}
-#else
-inline std::string optimizer_key(const torch::Tensor& parameter) {
-  return c10::guts::to_string(parameter.unsafeGetTensorImpl());
-}
-#endif
-
 // The dtype that matrix products are to be computed in (automatic mixed precision), if that is switched on.
 inline std::optional<torch::ScalarType> autocast_type(torch::Device device) {
 #if MOGA_TORCH_AT_LEAST(2, 4)

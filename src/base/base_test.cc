@@ -40,6 +40,7 @@ struct Outer {
   std::optional<std::string> name;
   std::vector<Inner> parts;
   Inner inner;
+  std::optional<Inner> other;
   template <class Self, class V>
   static void visit(Self& s, V&& v) {
     v("steps", s.steps, "how many steps");
@@ -47,6 +48,7 @@ struct Outer {
     v("name", s.name, "a name");
     v("parts", s.parts, "parts");
     v("inner", s.inner, "inner settings");
+    v("other", s.other, "inner settings; absent: inner");
   }
 };
 
@@ -98,6 +100,7 @@ TEST(Config, ExplainListsKeysWithDefaults) {
   EXPECT_THAT(text, HasSubstr("steps = 3\n    how many steps"));
   EXPECT_THAT(text, HasSubstr("inner.rate = 0.5"));
   EXPECT_THAT(text, HasSubstr("parts[].rate = 0.5"));
+  EXPECT_THAT(text, HasSubstr("other = null\n    inner settings; absent: inner\nother.rate = 0.5"));
 }
 
 TEST(TextUtil, Utf8) {

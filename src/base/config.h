@@ -182,9 +182,9 @@ void explain_into(const T& config, const std::string& prefix, std::string& out) 
       explain_into(field, key + ".", out);
     } else {
       out += fmt::format("{} = {}\n    {}\n", key, value_to_json(field).dump(), help);
-      if constexpr (IsVector<F>::value) {
+      if constexpr (IsVector<F>::value || IsOptional<F>::value) {
         if constexpr (Visitable<typename F::value_type>) {
-          explain_into(typename F::value_type{}, key + "[].", out);
+          explain_into(typename F::value_type{}, key + (IsVector<F>::value ? "[]." : "."), out);
         }
       }
     }
@@ -223,7 +223,8 @@ nlohmann::ordered_json config_to_json(const T& config) {
   return config_detail::value_to_json(config);
 }
 
-// Every key with its default and meaning, for --explain.
+// Every key with its default and meaning, for --explain; of a section that is absent unless given, the keys
+// it then has.
 template <typename T>
 std::string explain_config() {
   std::string text;

@@ -207,6 +207,21 @@ TEST(Communicator, PortInUse) {
   EXPECT_NO_THROW(launch(this_test_in_ranks(2)));
 }
 
+// As under torchrun: the store is there before rank 0, and after it for the next attempt.
+TEST(Communicator, LauncherMayHoldTheStore) {
+  in_ranks({2}, [](const auto& world) {
+    Ranks ranks = *find_ranks();  // the port that world's rank 0 listens on
+    ranks.launcher_listens = true;
+    for (ranks.attempt = 0; ranks.attempt < 2; ++ranks.attempt) {
+      const auto again = Communicator::connect(ranks);
+      torch::Tensor sum = torch::full({1}, static_cast<double>(ranks.rank + 1));
+      again->all_reduce(sum, "sum");
+      EXPECT_EQ(sum.item<double>(), 3);
+      world->barrier("attempt");
+    }
+  });
+}
+
 TEST(Communicator, MissingRankIsNamed) {
   if (const auto ranks = find_ranks()) {
     Ranks more = *ranks;

@@ -24,15 +24,21 @@ std::string first_line(const std::exception& error) {
 StorePtr open_store(const Ranks& ranks, std::chrono::milliseconds timeout) {
   c10d::TCPStoreOptions options;
   options.port = static_cast<uint16_t>(ranks.port);
-  options.isServer = ranks.rank == 0;
+  options.isServer = ranks.rank == 0 && !ranks.launcher_listens;
   options.numWorkers = static_cast<size_t>(ranks.size);
   options.waitWorkers = false;  // we wait ourselves, and say who is missing
   options.timeout = timeout;
   use_plain_sockets(options);
   try {
-    return c10::make_intrusive<c10d::TCPStore>(ranks.address, options);
+    const auto store = c10::make_intrusive<c10d::TCPStore>(ranks.address, options);
+    if (!ranks.launcher_listens) {
+      return store;
+    }
+    return c10::make_intrusive<c10d::PrefixStore>(fmt::format("attempt{}", ranks.attempt), store);
   } catch (const std::exception& error) {
     const std::string reason = first_line(error);
+    MOGA_CHECK(!ranks.launcher_listens, "rank {} cannot reach {} at {}:{} ({})", ranks.rank, ranks.launcher,
+               ranks.address, ranks.port, reason);
     MOGA_CHECK(ranks.rank != 0 || reason.find("in use") == std::string::npos,
                "port {} is in use on this machine: set MASTER_PORT to a free one", ranks.port);
     if (ranks.rank == 0) {

@@ -101,6 +101,12 @@ std::optional<Ranks> find_ranks(const Environment& environment) {
     ranks.local_rank = local ? number(names->local_rank, *local, 0, ranks.size - 1) : ranks.rank;
     ranks.address = find_address(*names, environment, ranks.size);
     ranks.port = find_port(environment);
+    if (names == &kTorchrun) {
+      ranks.launcher_listens = environment("TORCHELASTIC_USE_AGENT_STORE") == "True";
+      if (const auto attempt = environment("TORCHELASTIC_RESTART_COUNT")) {
+        ranks.attempt = number("TORCHELASTIC_RESTART_COUNT", *attempt, 0, 1 << 20);
+      }
+    }
     return ranks;
   }
   return std::nullopt;

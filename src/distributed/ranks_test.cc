@@ -45,6 +45,21 @@ TEST(Ranks, Torchrun) {
   EXPECT_EQ(ranks->address, "head");
   EXPECT_EQ(ranks->port, 1234);
   EXPECT_EQ(ranks->launcher, "torchrun");
+  EXPECT_FALSE(ranks->launcher_listens);
+}
+
+// As torchrun itself sets it: its agent holds the port, and restarted processes are told which attempt they
+// are.
+TEST(Ranks, TorchrunThatListens) {
+  const auto ranks = find_ranks(variables({{"RANK", "0"},
+                                           {"WORLD_SIZE", "2"},
+                                           {"MASTER_ADDR", "head"},
+                                           {"MASTER_PORT", "1234"},
+                                           {"TORCHELASTIC_USE_AGENT_STORE", "True"},
+                                           {"TORCHELASTIC_RESTART_COUNT", "3"}}));
+  ASSERT_TRUE(ranks);
+  EXPECT_TRUE(ranks->launcher_listens);
+  EXPECT_EQ(ranks->attempt, 3);
 }
 
 TEST(Ranks, MpirunOnOneMachineNeedsNoAddress) {

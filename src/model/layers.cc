@@ -25,8 +25,4 @@ torch::Tensor RmsNormImpl::rotated(const torch::Tensor& x_BLC, int64_t heads, co
   return norm_rope(x_BLC, weight_, eps_, heads, &table);
 }
 
-torch::Tensor gelu_tanh(const torch::Tensor& x) {
-  return torch::gelu(x, "tanh");
-}
-
 }  // namespace moga

@@ -38,6 +38,4 @@ class RmsNormImpl : public torch::nn::Module {
 };
 TORCH_MODULE(RmsNorm);
 
-torch::Tensor gelu_tanh(const torch::Tensor& x);
-
 }  // namespace moga

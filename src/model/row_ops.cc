@@ -2,6 +2,7 @@
 
 #include "attention/torch_compat.h"
 #include "base/error.h"
+#include "kernels/cpu/gelu.h"
 #include "kernels/cpu/row_kernels.h"
 
 namespace moga {
@@ -95,7 +96,30 @@ class NormRope : public torch::autograd::Function<NormRope> {
   }
 };
 
+class GeluTanh : public torch::autograd::Function<GeluTanh> {
+ public:
+  static Tensor forward(AutogradContext* ctx, const Tensor& given) {
+    const Tensor x = given.contiguous();
+    Tensor y = torch::empty_like(x);
+    cpu::gelu_tanh(x.numel(), x.data_ptr<float>(), y.data_ptr<float>());
+    ctx->save_for_backward({x});
+    return y;
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    MOGA_CHECK(!torch::GradMode::is_enabled(), "gelu_tanh has no second derivative (create_graph)");
+    const Tensor x = ctx->get_saved_variables()[0];
+    const Tensor dy = grads[0].contiguous();
+    Tensor dx = torch::empty_like(x);
+    cpu::gelu_tanh_backward(x.numel(), x.data_ptr<float>(), dy.data_ptr<float>(), dx.data_ptr<float>());
+    return {dx};
+  }
+};
+
 }  // namespace
+
+Tensor gelu_tanh(const Tensor& x) {
+  return is_plain(x) ? GeluTanh::apply(x) : torch::gelu(x, "tanh");
+}
 
 Tensor modulated_norm(const Tensor& x_BLC, const Tensor& shift_B1C, const Tensor& scale_B1C, double eps) {
   const bool fused = is_plain(x_BLC) && is_plain(shift_B1C) && is_plain(scale_B1C) && x_BLC.dim() == 3 &&

@@ -21,4 +21,7 @@ torch::Tensor modulated_norm(const torch::Tensor& x_BLC, const torch::Tensor& sh
 torch::Tensor norm_rope(const torch::Tensor& x, const torch::Tensor& weight_C, double eps, int64_t heads,
                         const RopeTable* table);
 
+// GELU in its form with tanh, of any shape and float dtype.
+torch::Tensor gelu_tanh(const torch::Tensor& x);
+
 }  // namespace moga

@@ -37,6 +37,22 @@ TEST(RowOps, ModulatedNormAndItsGradientsAreThoseOfFloat64) {
   }
 }
 
+TEST(RowOps, GeluAndItsGradientAreThoseOfFloat64) {
+  torch::manual_seed(5);
+  const Tensor x = torch::randn({3, 5, 7}).transpose(0, 2) * 3;  // not contiguous
+  const Tensor weight = torch::randn({7, 5, 3});
+  std::vector<Tensor> found, wanted;
+  for (const auto type : {torch::kFloat32, torch::kFloat64}) {
+    const Tensor a = leaf(x, type);
+    const Tensor y = gelu_tanh(a);
+    (y * weight.to(type)).sum().backward();
+    (type == torch::kFloat32 ? found : wanted) = std::vector<Tensor>{y, a.grad()};
+  }
+  for (size_t i = 0; i < found.size(); ++i) {
+    EXPECT_LT(row_ops_error(found[i], wanted[i]), 1e-6) << i;
+  }
+}
+
 TEST(RowOps, NormAndRotationAndTheirGradientsAreThoseOfFloat64) {
   torch::manual_seed(4);
   FilmLayout layout;

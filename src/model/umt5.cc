@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "model/layers.h"
+#include "model/row_ops.h"
 
 namespace moga {
 

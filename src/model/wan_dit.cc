@@ -354,7 +354,9 @@ torch::Tensor WanDitImpl::embed_patches(const torch::Tensor& latent_BCFHW, const
   };
   const SequenceParallel* sequence = plan.visual.sequence.get();
   if (sequence == nullptr) {
-    return tokens_of(latent_BCFHW);
+    // Sums of the residual stream keep the order of its first value in memory, and every norm would sort its
+    // channels together again.
+    return tokens_of(latent_BCFHW).contiguous();
   }
   // The latent frames that hold this process's tokens.
   const int64_t frame = plan.layout.frame_tokens();

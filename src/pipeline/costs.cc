@@ -162,15 +162,6 @@ double router_flops(const DitConfig& dit, double tokens) {
          static_cast<double>(dit.dim + 1);
 }
 
-// Around: input, normalised and modulated input, q and k before their norms and v, cross-attention's
-// normalised input, q twice, output, projection, sum (6), the visual attention's mean, its projection, the
-// sum, the feed-forward's modulated input and output. Attended: normalised and rotated q and k, v and the
-// outputs.
-SavedWidths saved_widths(AttentionKind kind) {
-  const double outputs = kind == AttentionKind::kMoga ? 3 : kind == AttentionKind::kStatic ? 2 : 1;
-  return {.around = 1 + 1 + 3 + 3 + 6 + 2, .attended = 3 + outputs};
-}
-
 double vae_decode_flops(const VaeConfig& vae, int64_t latent_frames, int64_t width, int64_t height) {
   ConvSum sum;
   const int64_t area = (width / 8) * (height / 8);

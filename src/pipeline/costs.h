@@ -24,14 +24,6 @@ double attention_flops(const DitConfig& dit, double pairs);
 
 double router_flops(const DitConfig& dit, double tokens);
 
-// Values that one token leaves in memory for the backward pass of one block, in widths C; the feed-forward's
-// two inner rows not counted. `attended`: what attention itself keeps.
-struct SavedWidths {
-  double around = 0;
-  double attended = 0;
-};
-SavedWidths saved_widths(AttentionKind kind);
-
 // Decoding `latent_frames` of width x height pixels.
 double vae_decode_flops(const VaeConfig& vae, int64_t latent_frames, int64_t width, int64_t height);
 

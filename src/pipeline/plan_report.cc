@@ -235,8 +235,9 @@ std::string plan_to_table(const FilmPlan& plan, std::optional<double> flops_per_
   table.row("generation: at once", human_bytes(plan.memory.generate),
             "the largest of the three with what it computes");
   table.row("generation: activations", human_bytes(plan.memory.activations_generate));
-  table.row("training: weights and Adam", human_bytes(plan.memory.weights_train), "transformer, float32");
-  table.row("training: activations", human_bytes(plan.memory.activations_train));
+  table.row("training: weights and Adam", human_bytes(plan.memory.weights_train),
+            "transformer: values, gradients, moments, average");
+  table.row("training: activations", human_bytes(plan.memory.activations_train), "the most at once");
   table.row("  with checkpointing", human_bytes(plan.memory.activations_train_checkpointed),
             "each block is computed again in the backward pass");
 

@@ -6,6 +6,7 @@
 #include "attention/static_groups.h"
 #include "pipeline/costs.h"
 #include "pipeline/process_costs.h"
+#include "pipeline/step_memory.h"
 
 namespace moga {
 namespace {
@@ -78,24 +79,25 @@ MemoryCounts count_memory(const FilmPlan& plan) {
   const double bytes = request.precision == Precision::kBf16 ? 2 : 4;
   const auto tokens = static_cast<double>(plan.layout.tokens());
   const auto width = static_cast<double>(dit.dim);
-  const SavedWidths saved = saved_widths(dit.attention.kind);
-  const double block =
-      tokens * bytes * ((saved.around + saved.attended) * width + 2 * static_cast<double>(dit.ffn_dim));
-  const auto layers = static_cast<double>(dit.layers);
+  const double captions = static_cast<double>(plan.layout.shots()) + (request.film_wide_text ? 1 : 0);
+  const StepMemory step = training_step_memory(
+      dit, request.precision, {tokens, tokens, captions * static_cast<double>(dit.text_len)});
   MemoryCounts memory;
   const auto wide = static_cast<double>(dit_float32_parameters(dit));
   memory.weights_dit = 4 * wide + bytes * (static_cast<double>(plan.parameters_dit) - wide);
   memory.weights_text = bytes * static_cast<double>(plan.parameters_text);
   memory.weights_vae = 4 * static_cast<double>(plan.parameters_vae);
   memory.weights = memory.weights_dit + memory.weights_text + memory.weights_vae;
-  memory.weights_train = 4.0 * 4 * static_cast<double>(plan.parameters_dit);
-  memory.activations_train = layers * block;
-  memory.activations_train_checkpointed = layers * tokens * bytes * width + block;
-  // Generation, in float32 beside bfloat16 weights too: the residual stream, then attention's input, q, k, v,
-  // outputs and sum, or the feed-forward.
+  memory.weights_train = 5.0 * 4 * static_cast<double>(plan.parameters_dit);
+  memory.activations_train = step.whole;
+  memory.activations_train_checkpointed = step.recomputed;
+  // Generation, in float32 beside bfloat16 weights too. In the attention: the residual stream, its normed
+  // copy, q and k before and after norm and rotation, v, the output before and after its projection; or in
+  // the feed-forward layer: the stream before and after the attentions, its normed copy, both inner rows, the
+  // output.
   constexpr double kWide = 4;
   const double denoise =
-      tokens * kWide * std::max(10 * width, 3 * width + 2 * static_cast<double>(dit.ffn_dim));
+      tokens * kWide * std::max(9 * width, 4 * width + 2 * static_cast<double>(dit.ffn_dim));
   // The decoder works on four pictures at a time; at full resolution about four maps of `dim` channels live.
   const double decode =
       4 * 4 * kWide * static_cast<double>(request.width * request.height * request.model.vae.dim);

@@ -47,9 +47,9 @@ struct MemoryCounts {
   double weights = 0;  // all three networks, as they are kept in memory (ModelFolder)
   double weights_dit = 0;
   double weights_text = 0;
-  double weights_vae = 0;    // always float32
-  double weights_train = 0;  // transformer: float32 weights, gradients, two Adam moments
-  double activations_train = 0;
+  double weights_vae = 0;        // always float32
+  double weights_train = 0;      // transformer: float32 weights, gradients, two Adam moments, moving average
+  double activations_train = 0;  // the most at once (pipeline/step_memory.h)
   double activations_train_checkpointed = 0;  // blocks are computed again in the backward pass
   double activations_generate = 0;            // one block of one sample, or the VAE's decoder if that is more
   // The most that generation needs at once: the text encoder is dropped before the transformer is loaded, and

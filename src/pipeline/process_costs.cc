@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "distributed/communicator.h"
 #include "pipeline/costs.h"
+#include "pipeline/step_memory.h"
 
 namespace moga {
 
@@ -84,16 +85,18 @@ ProcessCosts process_costs(const FilmPlan& plan) {
   const auto tokens = static_cast<double>(tokens_of[0]);
   const double attended =  // tokens, in widths: rank 0 has the most of both
       static_cast<double>(plan.layout.tokens() * heads_of[0]) / static_cast<double>(dit.heads);
-  const SavedWidths saved = saved_widths(dit.attention.kind);
-  const double block =
-      bytes * (width * (saved.around * tokens + saved.attended * attended) + 2 * hidden * tokens);
-  const auto layers = static_cast<double>(dit.layers);
+  const StepMemory step = training_step_memory(
+      dit, request.precision,
+      {tokens, attended,
+       (static_cast<double>(plan.layout.shots()) + global) * static_cast<double>(dit.text_len)});
   // Values and gradients of all; of the share values, gradients, two moments and the moving average.
   costs.weights_train = kFloat * parameters * (2 + 5 / processes);
-  costs.activations_train = layers * block;
-  costs.activations_train_checkpointed = layers * tokens * bytes * width + block;
-  costs.activations_generate =
-      kFloat * std::max(width * (3 * tokens + 7 * attended), (3 * width + 2 * hidden) * tokens);
+  costs.activations_train = step.whole;
+  costs.activations_train_checkpointed = step.recomputed;
+  // As in count_memory(); while heads are exchanged, seven of its rows beside q, k and v packed, received and
+  // put together.
+  const double attending = request.sequence == 1 ? 9 * tokens : 10 * tokens + 6 * attended;
+  costs.activations_generate = kFloat * std::max(width * attending, (4 * width + 2 * hidden) * tokens);
   costs.generate = plan.memory.weights_dit + costs.activations_generate;
   costs.sent_gradients = 2 * kFloat * parameters * (processes - 1) / processes;
   return costs;

@@ -12,9 +12,11 @@ torch::Tensor pairs_of(const Groups& groups) {
 
 }  // namespace
 
-torch::Tensor flow_loss(WanDit& dit, CaptionSource& captions, const DitBatch& batch, DitTrace* trace) {
-  const torch::Tensor text_BSRT =
-      captions.embed(batch.text).unflatten(0, {batch.plan.batch, batch.plan.captions});
+torch::Tensor caption_rows(CaptionSource& captions, const DitBatch& batch) {
+  return captions.embed(batch.text).unflatten(0, {batch.plan.batch, batch.plan.captions});
+}
+
+torch::Tensor flow_loss(WanDit& dit, const torch::Tensor& text_BSRT, const DitBatch& batch, DitTrace* trace) {
   const FlowPair pair = make_flow_pair(batch.clean_BZFHW, batch.noise_BZFHW, batch.levels_B);
   const torch::Tensor predicted =
       dit->forward(pair.noisy, batch.levels_B * 1000, text_BSRT, batch.plan, trace);
@@ -59,10 +61,10 @@ static torch::Tensor group_shares(const std::vector<Routing>& layers, Communicat
   return shares_lM;
 }
 
-StepResult dit_loss(const TrainConfig& config, WanDit& dit, CaptionSource& captions, const DitBatch& batch,
-                    Communicator* world) {
+StepResult dit_loss(const TrainConfig& config, WanDit& dit, const torch::Tensor& text_BSRT,
+                    const DitBatch& batch, Communicator* world) {
   DitTrace trace;
-  const torch::Tensor flow = flow_loss(dit, captions, batch, &trace);
+  const torch::Tensor flow = flow_loss(dit, text_BSRT, batch, &trace);
   StepResult result{flow, {{"flow", flow.detach()}}};
   if (trace.routing.empty()) {
     return result;
@@ -98,7 +100,8 @@ nlohmann::ordered_json measure_flow(WanDit& dit, CaptionSource& captions, DitDat
   for (const double level : validation.levels) {
     double sum = 0;
     for (size_t film = 0; film < films; ++film) {
-      sum += flow_loss(dit, captions, data.film(film, level, film), nullptr).item<double>();
+      const DitBatch batch = data.film(film, level, film);
+      sum += flow_loss(dit, caption_rows(captions, batch), batch, nullptr).item<double>();
     }
     found[fmt::format("{:g}", level)] = sum / static_cast<double>(films);
   }

@@ -1,6 +1,7 @@
 #include "training/flat_parameters.h"
 
 #include "base/error.h"
+#include "base/threads.h"
 
 namespace moga {
 
@@ -33,6 +34,8 @@ FlatParameters::FlatParameters(const Named& modules, torch::Device device) {
     // Autograd adds into a gradient that is already there, so these views collect the flat gradient.
     parameters_[i].mutable_grad() = values_.grad().narrow(0, places_[i].offset, count).view(places_[i].sizes);
   }
+  pieces.clear();
+  release_free_memory();  // where the parameters lay before: too small for what a step makes
 }
 
 void FlatParameters::zero_gradients() {

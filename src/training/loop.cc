@@ -29,6 +29,10 @@ nlohmann::ordered_json to_json(const torch::Tensor& value) {
   return list;
 }
 
+double seconds_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
 class TrainingRun {
  public:
   TrainingRun(const TrainConfig& config, FlatParameters& flat, const TrainingStep& step,
@@ -116,9 +120,12 @@ class TrainingRun {
     }
   }
 
-  StepInputs draw(const StepContext& context) const {
+  StepInputs draw(const StepContext& context) {
+    const auto begin = std::chrono::steady_clock::now();
     torch::manual_seed(static_cast<int64_t>(context.seed >> 1U));
-    return step_.inputs(context);
+    StepInputs inputs = step_.inputs(context);
+    drawing_ += seconds_since(begin);
+    return inputs;
   }
 
   // Loss and gradient of the whole batch; and, if there is a next step, its inputs while a GPU computes.
@@ -208,8 +215,9 @@ class TrainingRun {
       state_.optimizer.step(rate);
       state_.shares->publish();
     }
-    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    seconds_ += seconds_since(begin);
     films_ += context.stage.batch;
+    ++steps_;
     ++state_.step;
 
     const bool last = state_.step == total_;
@@ -223,7 +231,8 @@ class TrainingRun {
       line.update({{"loss", loss},
                    {"gradient_norm", gradient_norm},
                    {"learning_rate", rate},
-                   {"samples_per_second", static_cast<double>(films_) / std::max(1e-9, seconds_)}});
+                   {"samples_per_second", static_cast<double>(films_) / std::max(1e-9, seconds_)},
+                   {"data_seconds", drawing_ / static_cast<double>(steps_)}});
       note = fmt::format("{}: loss {:.4f}", context.stage.name, loss);
       for (const auto& [name, value] : result.metrics) {
         line[name] = to_json(over_groups(value));
@@ -234,7 +243,9 @@ class TrainingRun {
         metrics_->write(line);
       }
       films_ = 0;
+      steps_ = 0;
       seconds_ = 0;
+      drawing_ = 0;
     }
     progress_.advance(1, note);
     stop_if_too_many(refused);
@@ -299,8 +310,11 @@ class TrainingRun {
   Progress progress_;
   StepInputs ahead_;  // of ahead_step_
   int64_t ahead_step_ = -1;
-  int64_t films_ = 0;  // since the last line of metrics
+  // Since the last line of metrics.
+  int64_t films_ = 0;
+  int64_t steps_ = 0;
   double seconds_ = 0;
+  double drawing_ = 0;  // seconds for films and noise
   bool stop_agreed_ = false;
 };
 

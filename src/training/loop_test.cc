@@ -220,6 +220,28 @@ TEST_F(Loop, OptimizerStateGoesThereAndBack) {
   EXPECT_EQ(other.state().steps, 3);
 }
 
+// Larger than a piece of those that a step goes through, and not a multiple of it.
+TEST(OptimizerTest, StepsAreLibtorchs) {
+  torch::manual_seed(4);
+  torch::Tensor values = torch::randn({100003});
+  torch::Tensor expected = values.clone().requires_grad_(true);
+  torch::Tensor average = values.clone();
+  values.mutable_grad() = torch::empty_like(values);
+  Optimizer optimizer(values, {});
+  torch::optim::AdamW adam({expected},
+                           torch::optim::AdamWOptions(1e-2).betas({0.9, 0.99}).weight_decay(0.01));
+  for (int step = 0; step < 4; ++step) {
+    const torch::Tensor gradient = torch::randn_like(values);
+    values.mutable_grad().copy_(gradient);
+    expected.mutable_grad() = gradient;
+    optimizer.step(1e-2);
+    adam.step();
+    average.lerp_(expected.detach(), 1 - (1.0 + step) / (10.0 + step));
+  }
+  EXPECT_LT((values - expected.detach()).abs().max().item<double>(), 1e-6);
+  EXPECT_LT((optimizer.average() - average).abs().max().item<double>(), 1e-6);
+}
+
 TEST(StepGuardTest, KnowsSpikesAndLevels) {
   StepGuard guard({10, 5});
   const auto wave = [](int i) { return 1 + 0.3 * std::sin(i * 1.7); };

@@ -1,5 +1,7 @@
 // AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) and the moving average of the weights, over a flat
-// tensor: all parameters of a run, or the slice of them that one of several processes looks after.
+// tensor: all parameters of a run, or the slice of them that one of several processes looks after. A step
+// goes through it piece by piece, so that the dozen operations of a piece find its values in the cache and
+// nothing of the flat tensor's size is made beside it.
 #pragma once
 
 #include <torch/torch.h>
@@ -35,9 +37,12 @@ class Optimizer {
   void set_state(const OptimizerState& state);  // copies
 
  private:
+  void step_piece(int64_t begin, int64_t end, double learning_rate, double average_weight);
+
   torch::Tensor values_;
   OptimizerSettings settings_;
-  torch::optim::AdamW adam_;
+  torch::Tensor first_moment_;
+  torch::Tensor second_moment_;
   torch::Tensor average_;
   int64_t steps_ = 0;
 };

@@ -188,7 +188,8 @@ TrainEnd train_dit(const TrainConfig& config, torch::Device device, const TrainO
     return films->stage(context.stage_index).draw(config, context);
   };
   step.loss = [&](const StepContext& context, const StepInputs& inputs) {
-    return dit_loss(config, dit, *captions, films->stage(context.stage_index).unpack(inputs), world);
+    const DitBatch batch = films->stage(context.stage_index).unpack(inputs);
+    return dit_loss(config, dit, caption_rows(*captions, batch), batch, world);
   };
   RunOptions run;
   run.accept_changes = options.accept_changes;

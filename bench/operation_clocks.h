@@ -1,0 +1,79 @@
+// Where a pass's time goes: seconds in matrix products and in the attention kernel, as libtorch's profiler
+// hooks see them.
+#pragma once
+
+#include <ATen/record_function.h>
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include "bench/machine_limits.h"
+
+namespace moga::bench {
+
+// Seconds in operations of a kind, those inside another of the same kind not counted again.
+struct Clock {
+  double seconds = 0;
+  double start = 0;
+  int depth = 0;
+
+  void enter() {
+    if (depth++ == 0) {
+      start = now_seconds();
+    }
+  }
+  void leave() {
+    if (--depth == 0) {
+      seconds += now_seconds() - start;
+    }
+  }
+};
+struct Clocks {
+  Clock products;   // and convolutions
+  Clock attention;  // with its packing
+};
+inline Clocks& clocks() {
+  static Clocks value;
+  return value;
+}
+
+// Runs the clocks while it lives.
+class ClockHooks {
+ public:
+  ClockHooks()
+      : handle_(
+            at::addGlobalCallback(at::RecordFunctionCallback(on_start, on_end)
+                                      .scopes({at::RecordScope::FUNCTION, at::RecordScope::USER_SCOPE}))) {}
+  ~ClockHooks() { at::removeCallback(handle_); }
+  ClockHooks(const ClockHooks&) = delete;
+  ClockHooks& operator=(const ClockHooks&) = delete;
+
+ private:
+  static Clock* clock_of(const at::RecordFunction& function) {
+    constexpr std::array<std::string_view, 10> kProducts = {
+        "aten::linear", "aten::matmul",      "aten::addmm", "aten::mm",    "aten::bmm",
+        "aten::conv3d", "aten::convolution", "aten::mv",    "aten::addmv", "aten::convolution_backward"};
+    const std::string_view name = function.name();
+    if (name == "moga::cpu_attention") {
+      return &clocks().attention;
+    }
+    return std::find(kProducts.begin(), kProducts.end(), name) != kProducts.end() ? &clocks().products
+                                                                                  : nullptr;
+  }
+  static std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& function) {
+    if (Clock* clock = clock_of(function)) {
+      clock->enter();
+    }
+    return nullptr;
+  }
+  static void on_end(const at::RecordFunction& function, at::ObserverContext*) {
+    if (Clock* clock = clock_of(function)) {
+      clock->leave();
+    }
+  }
+
+  at::CallbackHandle handle_;
+};
+
+}  // namespace moga::bench
