@@ -42,16 +42,14 @@ struct Gate {
   V open;
 };
 
-HWY_INLINE Gate gate_of(V x) {
+HWY_INLINE Gate gate_of(V any) {
   const F d;
-  Gate gate;
-  gate.x = hn::Min(hn::Max(x, hn::Set(d, -16.0F)), hn::Set(d, 16.0F));
-  gate.squared = hn::Mul(gate.x, gate.x);
-  const V scaled = hn::Mul(gate.x, hn::Set(d, -kSlope * kBase));
-  const V power = hn::MulAdd(hn::Mul(scaled, hn::Set(d, kCube)), gate.squared, scaled);
-  gate.e = exp2_in_range(hn::Min(power, hn::Set(d, 126.0F)));
-  gate.open = hn::Div(hn::Set(d, 1.0F), hn::Add(hn::Set(d, 1.0F), gate.e));
-  return gate;
+  const V x = hn::Min(hn::Max(any, hn::Set(d, -16.0F)), hn::Set(d, 16.0F));
+  const V squared = hn::Mul(x, x);
+  const V scaled = hn::Mul(x, hn::Set(d, -kSlope * kBase));
+  const V power = hn::MulAdd(hn::Mul(scaled, hn::Set(d, kCube)), squared, scaled);
+  const V e = exp2_in_range(hn::Min(power, hn::Set(d, 126.0F)));
+  return {x, squared, e, hn::Div(hn::Set(d, 1.0F), hn::Add(hn::Set(d, 1.0F), e))};
 }
 
 HWY_INLINE V gelu(V x) {
