@@ -6,13 +6,14 @@
 // the time and not in the count.
 #include <benchmark/benchmark.h>
 
-#include <fstream>
 #include <random>
 
 #include "attention/film_layout.h"
 #include "attention/visual_attention.h"
 #include "base/threads.h"
+#include "bench/benchmark_main.h"
 #include "bench/machine_limits.h"
+#include "bench/process_memory.h"
 #include "kernels/cpu/grouped_attention_cpu.h"
 
 namespace moga::bench {
@@ -165,18 +166,6 @@ double copy_rate() {
   return 2e-9 * static_cast<double>(from.numel() * 4) / fastest;
 }
 
-double status_mib(const char* key) {
-  std::ifstream status("/proc/self/status");
-  for (std::string word; status >> word;) {
-    if (word == key) {
-      double kib = 0;
-      status >> kib;
-      return kib / 1024;
-    }
-  }
-  return 0;
-}
-
 // Peak memory beside inputs and output at 65,536 tokens.
 void memory(benchmark::State& state) {
   const c10::InferenceMode mode;
@@ -186,14 +175,14 @@ void memory(benchmark::State& state) {
   double extra = 0;
   for (auto _ : state) {
     const double start = now_seconds();
-    release_free_memory();                        // or the result would lie in memory that is counted already
-    std::ofstream("/proc/self/clear_refs") << 5;  // forgets the peak so far
-    const double before = status_mib("VmRSS:");
+    release_free_memory();  // or the result would lie in memory that is counted already
+    forget_peak();
+    const double before = process_bytes("VmRSS");
     const Tensor out = grouped_attention(x.q, x.k, x.v, groups).out_LND;
-    extra = status_mib("VmHWM:") - before - static_cast<double>(out.numel()) * 4 / (1 << 20);
+    extra = process_bytes("VmHWM") - before - static_cast<double>(out.numel()) * 4;
     state.SetIterationTime(now_seconds() - start);
   }
-  state.counters["extra_mib"] = extra;
+  state.counters["extra_mib"] = extra / (1 << 20);
 }
 
 void add(const std::string& name, const std::function<void(benchmark::State&)>& body, double seconds = 1.5) {
@@ -232,11 +221,7 @@ void add_all() {
 }  // namespace moga::bench
 
 int main(int argc, char** argv) {
-  moga::tune_runtime(argv);
-  moga::init_threads();
-  at::set_num_threads(moga::thread_count());
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) {
+  if (!moga::bench::start(argc, argv)) {
     return 2;
   }
   benchmark::AddCustomContext("kernel_target", moga::cpu::attention_target());

@@ -5,7 +5,7 @@
 // rest). FLOPs are those of every matrix product (two a multiply-add) and of attention over groups.
 #include <benchmark/benchmark.h>
 
-#include "base/threads.h"
+#include "bench/benchmark_main.h"
 #include "bench/machine_limits.h"
 #include "bench/operation_clocks.h"
 #include "model/wan_dit.h"
@@ -48,32 +48,17 @@ void step(benchmark::State& state, DitConfig config, int64_t frames, int64_t row
   const Tensor captions =
       torch::randn({1, plan.captions, std::min<int64_t>(64, config.text_len), config.text_dim});
   const Tensor time = torch::full({1}, 500.0F);
-  const auto pass = [&] { benchmark::DoNotOptimize(dit->forward(latent, time, captions, plan).data_ptr()); };
+  const auto pass = [&] {
+    benchmark::DoNotOptimize(dit->forward(latent, time, captions, plan).data_ptr());
+    return 0.0;
+  };
   limits().measure();
   pass();
-  const ClockHooks hooks;
-  double fastest = 1e30;
-  double in_products = 0;
-  double in_attention = 0;
-  for (auto _ : state) {
-    clocks() = {};
-    const double start = now_seconds();
-    pass();
-    const double seconds = now_seconds() - start;
-    state.SetIterationTime(seconds);
-    if (seconds < fastest) {
-      fastest = seconds;
-      in_products = clocks().products.seconds;
-      in_attention = clocks().attention.seconds;
-    }
-  }
+  const FastestPass fastest = run_clocked(state, pass);
   limits().measure();
-  const double gflops = count_flops(config, plan) / fastest * 1e-9;
+  const double gflops = count_flops(config, plan) / fastest.seconds * 1e-9;
   state.counters["gflops"] = gflops;
   state.counters["of_sgemm"] = gflops / limits().sgemm;
-  state.counters["products"] = in_products / fastest;
-  state.counters["attention"] = in_attention / fastest;
-  state.counters["other"] = 1 - (in_products + in_attention) / fastest;
 }
 
 void add(const std::string& name, const DitConfig& config, int64_t frames, int64_t rows, int64_t cols) {
@@ -100,11 +85,7 @@ void add_all() {
 }  // namespace moga::bench
 
 int main(int argc, char** argv) {
-  moga::tune_runtime(argv);
-  moga::init_threads();
-  at::set_num_threads(moga::thread_count());
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) {
+  if (!moga::bench::start(argc, argv)) {
     return 2;
   }
   moga::bench::add_all();

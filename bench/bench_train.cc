@@ -7,7 +7,7 @@
 // and by the kernel as resident memory) and planned_gib.
 #include <benchmark/benchmark.h>
 
-#include "base/threads.h"
+#include "bench/benchmark_main.h"
 #include "bench/machine_limits.h"
 #include "bench/operation_clocks.h"
 #include "bench/process_memory.h"
@@ -87,7 +87,6 @@ void step(benchmark::State& state, const Case& which) {
   batch.levels_B = torch::full({1}, 0.5);
   const Tensor text = torch::randn({1, batch.plan.captions, sizes.text_len, sizes.text_dim});
   double sparsity = 0;
-  double in_optimizer = 0;
   const auto pass = [&] {
     flat.zero_gradients();
     {
@@ -100,30 +99,13 @@ void step(benchmark::State& state, const Case& which) {
     const double start = now_seconds();
     shares.clip_gradients(config.clip_norm);
     optimizer.step(1e-5);
-    in_optimizer = now_seconds() - start;
+    return now_seconds() - start;
   };
   pass();  // moments, first touch of memory, scratch
   memory.forget_peak();
   forget_peak();
-  const ClockHooks hooks;
-  double fastest = 1e30;
-  double in_products = 0;
-  double in_attention = 0;
-  double in_step = 0;
-  for (auto _ : state) {
-    clocks() = {};
-    const double start = now_seconds();
-    pass();
-    const double seconds = now_seconds() - start;
-    state.SetIterationTime(seconds);
-    if (seconds < fastest) {
-      fastest = seconds;
-      in_products = clocks().products.seconds;
-      in_attention = clocks().attention.seconds;
-      in_step = in_optimizer;
-    }
-  }
-  state.counters["fastest_ms"] = 1e3 * fastest;
+  const FastestPass fastest = run_clocked(state, pass);
+  state.counters["fastest_ms"] = 1e3 * fastest.seconds;
   state.counters["tensors_gib"] = static_cast<double>(memory.peak()) / kGib;
   state.counters["peak_gib"] = (process_bytes("VmHWM") - resident_before) / kGib;
   state.counters["planned_gib"] =
@@ -134,12 +116,9 @@ void step(benchmark::State& state, const Case& which) {
     limits().measure();
   }
   const double pairs = (1 - sparsity) * film.pairs.full;
-  state.counters["gflops"] = count_flops(film, pairs, which.recompute) / fastest * 1e-9;
+  state.counters["gflops"] = count_flops(film, pairs, which.recompute) / fastest.seconds * 1e-9;
   state.counters["of_sgemm"] = state.counters["gflops"] / limits().sgemm;
-  state.counters["products"] = in_products / fastest;
-  state.counters["attention"] = in_attention / fastest;
-  state.counters["optimizer"] = in_step / fastest;
-  state.counters["other"] = 1 - (in_products + in_attention + in_step) / fastest;
+  state.counters["optimizer"] = fastest.part / fastest.seconds;
 }
 
 void add_all() {
@@ -160,11 +139,7 @@ void add_all() {
 }  // namespace moga::bench
 
 int main(int argc, char** argv) {
-  moga::tune_runtime(argv);
-  moga::init_threads();
-  at::set_num_threads(moga::thread_count());
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) {
+  if (!moga::bench::start(argc, argv)) {
     return 2;
   }
   moga::bench::add_all();

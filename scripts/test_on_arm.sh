@@ -23,10 +23,11 @@ if ! dpkg -s "${packages[@]}" >/dev/null 2>&1; then
 fi
 
 mkdir -p "$folder"
+rm -f "$folder"/*.o
 sources=(src/kernels/cpu/*.cc src/kernels/ref/*.cc)
 flags=(-std=c++20 -O2 -fopenmp -Isrc -DHWY_SHARED_DEFINE -Wall -Wextra -Werror)
 printf '%s\n' "${sources[@]}" | xargs -P "$(nproc)" -I{} sh -c \
-  'out=$1/$(echo "$2" | tr / _).o; shift; [ "$out" -nt "$1" ] || aarch64-linux-gnu-g++ "$@" -c -o "$out"' \
+  'out=$1/$(echo "$2" | tr / _).o; shift; aarch64-linux-gnu-g++ "$@" -c -o "$out"' \
   sh "$folder" {} "${flags[@]}"
 aarch64-linux-gnu-g++ -fopenmp -o "$folder/kernels_test" "$folder"/*.o -lhwy -lgmock -lgtest -lgtest_main -lfmt
 qemu-aarch64-static "$folder/kernels_test" --gtest_filter="$filter"

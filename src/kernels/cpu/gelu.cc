@@ -1,17 +1,13 @@
-// GELU for every instruction set (see attention_simd.cc).
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_AVX3_DL | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128)
-#if defined(__x86_64__)
-#define HWY_BASELINE_TARGETS HWY_SSE4
-#endif
+// GELU for every instruction set (simd_targets.h).
+#include "kernels/cpu/simd_targets.h"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/gelu.cc"
-#include "kernels/cpu/gelu.h"
-
 #include <hwy/foreach_target.h>  // first
 #include <hwy/highway.h>
 
 #include <algorithm>
 
+#include "kernels/cpu/gelu.h"
 #include "kernels/cpu/simd_math-inl.h"
 
 #ifndef MOGA_GELU_FUNCTIONS

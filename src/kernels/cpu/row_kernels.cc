@@ -1,16 +1,13 @@
-// The row kernels for every instruction set (see attention_simd.cc).
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_AVX3_DL | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128)
-#if defined(__x86_64__)
-#define HWY_BASELINE_TARGETS HWY_SSE4
-#endif
+// The row kernels for every instruction set (simd_targets.h).
+#include "kernels/cpu/simd_targets.h"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/row_kernels.cc"
-#include "kernels/cpu/row_kernels.h"
-
 #include <hwy/foreach_target.h>  // first
 #include <hwy/highway.h>
 
 #include <cmath>
+
+#include "kernels/cpu/row_kernels.h"
 
 #ifndef MOGA_ROW_FUNCTIONS
 #define MOGA_ROW_FUNCTIONS
