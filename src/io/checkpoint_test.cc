@@ -169,11 +169,61 @@ TEST_F(CheckpointFiles, DamagedPicklesAreRefused) {
     }
   }
   EXPECT_THAT(refusal(Pickle().raw(std::string(100'000, ')')).raw(std::string(99'999, '\x86')).done()),
-              HasSubstr("nests too deeply"));
-  EXPECT_THAT(
-      refusal(
-          Pickle().raw("]q").raw(std::string(1, '\0')).raw("h").raw(std::string(1, '\0')).raw("a").done()),
-      HasSubstr("no dict"));  // a list in itself
+              HasSubstr("no dict"));
+}
+
+// A dict may be put into itself through the memo, after its depth was known; the number of ways through a
+// dict of shared dicts is exponential.
+TEST_F(CheckpointFiles, PicklesThatNestWithoutEndAreRefused) {
+  const auto remember = [](Pickle& pickle, uint32_t key) { pickle.raw("q").number(key, 1); };
+  const auto recall = [](Pickle& pickle, uint32_t key) { pickle.raw("h").number(key, 1); };
+  Pickle self;
+  self.raw("}");
+  remember(self, 0);
+  self.text("x");
+  recall(self, 0);
+  EXPECT_THAT(refusal(self.raw("s").done()), HasSubstr("nests too deeply"));
+
+  Pickle pair;
+  pair.raw("}");
+  remember(pair, 0);
+  pair.text("x").raw("}");
+  remember(pair, 1);
+  pair.text("y");
+  recall(pair, 0);
+  EXPECT_THAT(refusal(pair.raw("ss").done()), HasSubstr("nests too deeply"));
+
+  Pickle list;
+  list.raw("]");
+  remember(list, 0);
+  recall(list, 0);
+  EXPECT_THAT(refusal(list.raw("a").done()), HasSubstr("no dict"));
+
+  Pickle deep;
+  deep.raw("}");
+  for (int i = 0; i < 40; ++i) {
+    deep.text("x").raw("}");
+  }
+  EXPECT_THAT(refusal(deep.raw(std::string(40, 's')).done()), HasSubstr("nests too deeply"));
+
+  Pickle wide;  // 2^30 names: each dict holds the one before it twice
+  wide.raw("}");
+  remember(wide, 0);
+  for (uint32_t i = 0; i < 30; ++i) {
+    wide.raw("}(").text("a");
+    recall(wide, i);
+    wide.text("b");
+    recall(wide, i);
+    wide.raw("u");
+    remember(wide, i + 1);
+  }
+  EXPECT_THAT(refusal(wide.done()), HasSubstr("more than 100000 entries"));
+
+  EXPECT_THAT(refusal(Pickle().raw("}").text(std::string(1001, 'x')).raw("Ns").done()),
+              HasSubstr("1001 bytes"));
+  Pickle joined;
+  joined.raw("}").text(std::string(600, 'x')).raw("}").text(std::string(600, 'y'));
+  EXPECT_THAT(refusal(joined.raw("Nss").done()), HasSubstr("1201 bytes"));
 }
 
 TEST_F(CheckpointFiles, TensorsStayInsideTheirStorage) {

@@ -14,10 +14,12 @@ namespace moga {
 namespace {
 
 constexpr int kMaxDepth = 32;
+constexpr int kMaxEntries = 100'000;
+constexpr size_t kMaxText = 1000;  // bytes of a name
 constexpr size_t kMaxDimensions = 64;
 
-// A value on the pickle machine's stack. All nodes live in one arena until the reader goes, so that hostile
-// cycles neither leak nor recurse.
+// A value on the pickle machine's stack. All nodes live in one arena until the reader goes, so that
+// containers that hold themselves do not leak.
 struct Value {
   enum class Kind { kNone, kBool, kInt, kFloat, kText, kList, kDict, kGlobal, kStorage, kTensor, kMark };
   Kind kind = Kind::kNone;
@@ -26,7 +28,6 @@ struct Value {
   std::string dtype;          // storage
   std::vector<Value*> items;  // list or tuple; a dict's keys and values in turn
   PickledTensor tensor;
-  int depth = 0;
 };
 using Kind = Value::Kind;
 
@@ -216,6 +217,8 @@ class Reader {
   }
   void push_text(uint64_t size) {
     const std::string_view text = take(size);
+    MOGA_CHECK(size <= kMaxText, "{}: the pickle holds a text of {} bytes (at most {})", file_, size,
+               kMaxText);
     MOGA_CHECK(is_utf8(text), "{}: the pickle holds text that is not UTF-8", file_);
     push(Kind::kText)->text = text;
   }
@@ -248,12 +251,8 @@ class Reader {
                "{}: the pickle is damaged (not the container that was expected)", file_);
     return stack_.back();
   }
-  void append(Value* container, const std::vector<Value*>& items) {
-    for (Value* item : items) {
-      container->depth = std::max(container->depth, item->depth + 1);
-      container->items.push_back(item);
-    }
-    MOGA_CHECK(container->depth <= kMaxDepth, "{}: the pickle nests too deeply", file_);
+  static void append(Value* container, const std::vector<Value*>& items) {
+    container->items.insert(container->items.end(), items.begin(), items.end());
   }
   void collect(const std::vector<Value*>& items) { append(push(Kind::kList), items); }
   void remember(size_t key) {
@@ -337,31 +336,46 @@ class Reader {
   std::map<uint64_t, Value*> memo_;
 };
 
-constexpr int kMaxEntries = 1'000'000;
+// Walks a dict of dicts and lists its tensors under names with dots. A dict may stand in several places, even
+// inside itself: depth, entries and the names' lengths are limited.
+class Flattening {
+ public:
+  Flattening(const Reader& reader, const std::string& file) : reader_(reader), file_(file) {}
 
-// Depth is bounded by the reader; the number of visits is not (a dict may be shared), hence the limit.
-void flatten(const Value& dict, const std::string& prefix, const Reader& reader, const std::string& file,
-             int& visits, std::set<std::string>& names, std::vector<PickledTensor>& out) {
-  for (size_t i = 0; i + 1 < dict.items.size(); i += 2) {
-    MOGA_CHECK(++visits <= kMaxEntries, "{}: more than {} entries", file, kMaxEntries);
-    const Value& key = *dict.items[i];
-    const Value& value = *dict.items[i + 1];
-    if (key.kind != Kind::kText) {
-      reader.refuse("a dict whose keys are no names");
+  void visit(const Value& dict, const std::string& prefix, int depth) {
+    MOGA_CHECK(depth <= kMaxDepth, "{}: the pickle nests too deeply (more than {} dicts)", file_, kMaxDepth);
+    for (size_t i = 0; i + 1 < dict.items.size(); i += 2) {
+      MOGA_CHECK(++entries_ <= kMaxEntries, "{}: more than {} entries", file_, kMaxEntries);
+      const Value& key = *dict.items[i];
+      const Value& value = *dict.items[i + 1];
+      if (key.kind != Kind::kText) {
+        reader_.refuse("a dict whose keys are no names");
+      }
+      const std::string name = prefix + key.text;
+      MOGA_CHECK(name.size() <= kMaxText, "{}: a name of {} bytes (at most {})", file_, name.size(),
+                 kMaxText);
+      if (value.kind == Kind::kDict) {
+        visit(value, name + ".", depth + 1);
+        continue;
+      }
+      if (value.kind != Kind::kTensor) {
+        reader_.refuse(fmt::format("'{}', which is no tensor", name));
+      }
+      MOGA_CHECK(names_.insert(name).second, "{}: '{}' is given twice", file_, name);
+      tensors_.push_back(value.tensor);
+      tensors_.back().name = name;
     }
-    const std::string name = prefix + key.text;
-    if (value.kind == Kind::kDict) {
-      flatten(value, name + ".", reader, file, visits, names, out);
-      continue;
-    }
-    if (value.kind != Kind::kTensor) {
-      reader.refuse(fmt::format("'{}', which is no tensor", name));
-    }
-    MOGA_CHECK(names.insert(name).second, "{}: '{}' is given twice", file, name);
-    out.push_back(value.tensor);
-    out.back().name = name;
   }
-}
+
+  std::vector<PickledTensor> tensors() && { return std::move(tensors_); }
+
+ private:
+  const Reader& reader_;
+  const std::string& file_;
+  int entries_ = 0;
+  std::set<std::string> names_;
+  std::vector<PickledTensor> tensors_;
+};
 
 }  // namespace
 
@@ -371,11 +385,9 @@ std::vector<PickledTensor> parse_state_pickle(std::string_view bytes, const std:
   if (root->kind != Kind::kDict) {
     reader.refuse("something that is no dict");
   }
-  std::vector<PickledTensor> tensors;
-  std::set<std::string> names;
-  int visits = 0;
-  flatten(*root, "", reader, file, visits, names, tensors);
-  return tensors;
+  Flattening flattening(reader, file);
+  flattening.visit(*root, "", 1);
+  return std::move(flattening).tensors();
 }
 
 }  // namespace moga

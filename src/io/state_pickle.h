@@ -21,8 +21,8 @@ struct PickledTensor {
 };
 
 // Reads a state dict: text keys and tensors (nested dicts of them get names with dots). Throws Error,
-// beginning with `file`, on anything else: other globals ("posix system"), other values, damage, nesting
-// beyond 32.
+// beginning with `file`, on anything else: other globals ("posix system"), other values, damage, more than
+// 32 dicts inside each other, 100,000 entries or 1,000 bytes in a name.
 std::vector<PickledTensor> parse_state_pickle(std::string_view bytes, const std::string& file);
 
 }  // namespace moga
