@@ -1,9 +1,5 @@
 // What MoGA costs on a GPU against full attention: one visual-attention layer of the 1.3B model, one
 // denoising step, one training step, and the decoding of a film. A table for people, JSON for documents.
-//
-// FLOPs of attention: 4 * pairs * D * N forward and 2.5 times that backward, pairs being queries times keys
-// summed over the segments that were there. Routing, sorting and moving rows are inside the time and not in
-// the count.
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <fmt/format.h>
@@ -19,6 +15,8 @@
 #include "attention/visual_attention.h"
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "bench/cuda_networks.h"
+#include "bench/cuda_report.h"
 #include "bench/cuda_timing.h"
 #include "model/wan_dit.h"
 #include "model/wan_vae.h"
@@ -28,12 +26,6 @@ namespace {
 
 using nlohmann::json;
 using torch::Tensor;
-
-constexpr int64_t kHeads = 12;
-constexpr int64_t kHeadSize = 128;
-constexpr int64_t kRows = 30;  // 832x480 in tokens of 16 x 16 pixels
-constexpr int64_t kCols = 52;
-constexpr int64_t kShotFrames = 20;  // five seconds of 16 frames each
 
 struct Options {
   std::vector<int64_t> frames = {20, 40, 120, 371};  // latent: 31k, 62k, 187k and 578k tokens
@@ -53,25 +45,6 @@ struct Options {
   std::string json_file;
 };
 
-torch::TensorOptions gpu(torch::ScalarType type) {
-  return torch::TensorOptions().device(torch::kCUDA).dtype(type);
-}
-
-FilmLayout film_of(int64_t latent_frames) {
-  FilmLayout layout{latent_frames, kRows, kCols, {}};
-  for (int64_t f = 0; f < latent_frames; f += kShotFrames) {
-    layout.shot_starts.push_back(f);
-  }
-  return layout;
-}
-
-MogaConfig attention_config(int64_t groups) {  // 0: full attention
-  MogaConfig config;
-  config.kind = groups == 0 ? AttentionKind::kFull : AttentionKind::kMoga;
-  config.groups = std::max<int64_t>(groups, 1);
-  return config;
-}
-
 void force(const std::string& name) {
   if (name == "auto") {
     force_backend(std::nullopt);
@@ -84,74 +57,6 @@ void force(const std::string& name) {
     }
   }
   fail("--backend: expected auto, flash, cudnn_varlen or cudnn_dense, found '{}'", name);
-}
-
-class Report {
- public:
-  Report(GpuLimits limits, std::string file) : limits_(limits), file_(std::move(file)) {
-    const auto* device = device_properties();
-    result_["gpu"] = device->name;
-    result_["gpu_memory_gb"] = static_cast<double>(device->totalGlobalMem) * 1e-9;
-    result_["libtorch"] = TORCH_VERSION;
-    result_["gemm_8192_bf16_tflops"] = limits.gemm_tflops;
-    result_["copy_gb_per_s"] = limits.copy_gigabytes;
-    result_["rows"] = json::array();
-    fmt::print("{}, libtorch {}: 8192^3 bf16 product {:.0f} TFLOP/s, copy {:.0f} GB/s\n", device->name,
-               TORCH_VERSION, limits.gemm_tflops, limits.copy_gigabytes);
-  }
-
-  // Writes after each row, so that what was measured outlives a program that runs out of memory.
-  void add(json row, double flops) {
-    const double ms = row["ms"];
-    if (flops > 0) {
-      row["pflop"] = flops * 1e-15;
-      row["tflops"] = flops / ms * 1e-9;
-      row["of_gemm"] = flops / ms * 1e-9 / limits_.gemm_tflops;
-    }
-    std::string line =
-        fmt::format("{:<14} {:>7} tokens  {:<22} {:<18}{:>10.3f} ms", row.value("what", ""),
-                    row.value("tokens", int64_t{0}), row.value("case", ""), row.value("pass", ""), ms);
-    if (flops > 0) {
-      line += fmt::format("  {:7.3f} PFLOP {:6.0f} TFLOP/s {:5.1f} % of product", flops * 1e-15,
-                          flops / ms * 1e-9, 100 * flops / ms * 1e-9 / limits_.gemm_tflops);
-    }
-    for (const char* share : {"speedup", "outside_kernels"}) {
-      if (row.contains(share)) {
-        line += fmt::format("  {} {:.3f}", share, row[share].get<double>());
-      }
-    }
-    line += fmt::format("  host {:.2f} ms  {:.1f} GB  n={}", row["host_ms"].get<double>(),
-                        row["peak_gb"].get<double>(), row["repeats"].get<int>());
-    fmt::print("{}\n", line);
-    std::fflush(stdout);
-    result_["rows"].push_back(std::move(row));
-    if (!file_.empty()) {
-      write_file_atomic(file_, result_.dump(1) + "\n");
-    }
-  }
-
- private:
-  static const cudaDeviceProp* device_properties() {
-    static cudaDeviceProp properties;
-    check_cuda(cudaGetDeviceProperties(&properties, 0));
-    return &properties;
-  }
-
-  GpuLimits limits_;
-  std::string file_;
-  json result_;
-};
-
-json row_of(const std::string& what, int64_t tokens, const std::string& name, const std::string& pass,
-            const GpuTime& time) {
-  return {{"what", what},
-          {"tokens", tokens},
-          {"case", name},
-          {"pass", pass},
-          {"ms", time.ms},
-          {"host_ms", time.host_ms},
-          {"peak_gb", time.peak_gb},
-          {"repeats", time.repeats}};
 }
 
 // --- One visual-attention layer ---
@@ -183,10 +88,6 @@ void pass(Layer& layer, const std::function<Tensor()>& body) {
     }
     out.backward(layer.dout);
   }
-}
-
-double attention_flops(double pairs, bool backward) {
-  return 4.0 * pairs * static_cast<double>(kHeads * kHeadSize) * (backward ? 3.5 : 1.0);
 }
 
 // The attention kernels of these groups alone: q, k and v lie as they want them.
@@ -306,88 +207,6 @@ void bench_layer(const Options& options, int64_t frames, bool backward, Report& 
   }
 }
 
-// --- Whole networks, of the real sizes and random weights ---
-
-// Weights straight on the GPU: the width-scaled normal numbers keep activations in range.
-void fill_weights(torch::nn::Module& module, torch::ScalarType type) {
-  const torch::NoGradGuard guard;
-  for (auto& item : module.named_parameters()) {
-    const auto sizes = item.value().sizes().vec();
-    const int64_t fan_in = item.value().numel() / std::max<int64_t>(sizes[0], 1);
-    Tensor value;
-    if (item.key().find("norm") != std::string::npos || item.key().find("gamma") != std::string::npos) {
-      value = torch::ones(sizes, gpu(type));
-    } else if (sizes.size() == 1) {
-      value = torch::zeros(sizes, gpu(type));
-    } else {
-      value = torch::randn(sizes, gpu(type)) / std::sqrt(static_cast<double>(fan_in));
-    }
-    item.value().set_data(value);
-  }
-  for (auto& buffer : module.named_buffers()) {
-    buffer.value().set_data(buffer.value().to(torch::kCUDA, type));
-  }
-}
-
-// "120:5": 120 latent frames, five groups; 0 groups: full attention.
-std::pair<int64_t, int64_t> parse_case(const std::string& text) {
-  const size_t colon = text.find(':');
-  MOGA_CHECK(colon != std::string::npos, "a case is FRAMES:GROUPS, such as 120:5, found '{}'", text);
-  return {std::stoll(text.substr(0, colon)), std::stoll(text.substr(colon + 1))};
-}
-
-std::string case_name(int64_t groups) {
-  return groups == 0 ? "full" : fmt::format("moga M={}", groups);
-}
-
-struct Network {
-  WanDit dit{nullptr};
-  DitPlan plan;
-  Tensor latent, timestep, captions;
-};
-
-Network make_network(int64_t frames, int64_t groups, torch::ScalarType weights) {
-  DitConfig config;
-  config.attention = attention_config(groups);
-  Network net;
-  {
-    const BareWeights bare;
-    net.dit = WanDit(config);
-  }
-  torch::manual_seed(4);
-  fill_weights(*net.dit, weights);
-  const FilmLayout film = film_of(frames);
-  net.plan = plan_dit({film}, GlobalText::kNone, config, torch::kCUDA);
-  net.latent = torch::randn({1, config.in_channels, frames, 2 * kRows, 2 * kCols}, gpu(torch::kFloat32));
-  net.timestep = torch::full({1}, 500.0, gpu(torch::kFloat32));
-  net.captions = torch::randn({1, net.plan.captions, 64, config.text_dim}, gpu(torch::kFloat32)) * 0.1;
-  return net;
-}
-
-// Products of all linear layers of a forward pass, and attention by its groups.
-double step_flops(const Network& net, double visual_pairs) {
-  const DitConfig& c = net.dit->config();
-  const auto tokens = static_cast<double>(net.plan.layout.tokens());
-  const double rows = static_cast<double>(net.plan.captions * c.text_len);
-  const auto width = static_cast<double>(c.dim);
-  const double per_block = 2 * tokens * width * (6 * width + 2 * static_cast<double>(c.ffn_dim)) +
-                           2 * rows * width * 2 * width + 4 * width * (visual_pairs + net.plan.text.pairs());
-  return static_cast<double>(c.layers) * per_block;
-}
-
-// Pairs of the first block's groups stand for those of all blocks' (the routers are random).
-double visual_pairs(Network& net, const std::vector<Routing>& routing) {
-  const StaticPlan& plan = net.plan.visual;
-  if (net.dit->config().attention.kind == AttentionKind::kFull) {
-    return plan.full.pairs();
-  }
-  double sum = 0;
-  for (const Routing& one : routing) {
-    sum += groups_from_ids(one.group_ids_L, net.dit->config().attention.groups).pairs();
-  }
-  return plan.windows.pairs() + plan.frames.pairs() + sum / static_cast<double>(routing.size());
-}
-
 void bench_step(const Options& options, const std::string& which, Report& report) {
   const auto [frames, groups] = parse_case(which);
   Network net = make_network(frames, groups, torch::kBFloat16);
@@ -462,7 +281,7 @@ void bench_vae(const Options& options, const std::string& type, Report& report) 
   const auto dtype = type == "fp16" ? torch::kFloat16 : type == "bf16" ? torch::kBFloat16 : torch::kFloat32;
   WanVae vae{VaeConfig()};
   torch::manual_seed(5);
-  fill_weights(*vae, dtype);
+  fill_weights(*vae, dtype, [](const std::string&) { return true; });
   const c10::InferenceMode mode;
   const Tensor latent =
       torch::randn({1, vae->config().z_dim, options.vae_frames, 2 * kRows, 2 * kCols}, gpu(dtype));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 #include <torch/torch.h>
@@ -53,8 +54,9 @@ inline double median(std::vector<double> values) {
 
 inline double peak_gigabytes() {
   constexpr size_t kAllPools = 0;
-  return static_cast<double>(
-             c10::cuda::CUDACachingAllocator::getDeviceStats(0).allocated_bytes.at(kAllPools).peak) *
+  return static_cast<double>(c10::cuda::CUDACachingAllocator::getDeviceStats(c10::cuda::current_device())
+                                 .allocated_bytes.at(kAllPools)
+                                 .peak) *
          1e-9;
 }
 
@@ -62,7 +64,7 @@ inline double peak_gigabytes() {
 // second in all.
 inline GpuTime time_on_gpu(int most, const std::function<void()>& body) {
   torch::cuda::synchronize();
-  c10::cuda::CUDACachingAllocator::resetPeakStats(0);
+  c10::cuda::CUDACachingAllocator::resetPeakStats(c10::cuda::current_device());
   std::vector<double> times;
   std::vector<double> host;
   const auto once = [&] {

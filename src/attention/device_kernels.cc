@@ -2,8 +2,8 @@
 
 #ifdef MOGA_CUDA_KERNELS
 #include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 
+#include "attention/device_launch.h"
 #include "base/error.h"
 #include "kernels/cuda/token_kernels.h"
 
@@ -11,27 +11,6 @@ namespace moga {
 namespace {
 
 using torch::Tensor;
-
-cuda::Element element_of(const Tensor& x) {
-  switch (x.scalar_type()) {
-    case torch::kFloat32:
-      return cuda::Element::kFloat32;
-    case torch::kFloat16:
-      return cuda::Element::kFloat16;
-    case torch::kBFloat16:
-      return cuda::Element::kBfloat16;
-    default:
-      fail("GPU kernels: expected float32, float16 or bfloat16, found {}", c10::toString(x.scalar_type()));
-  }
-}
-
-void check_launch(const char* name, const char* error) {
-  MOGA_CHECK(error == nullptr, "GPU kernel {}: {}", name, error);
-}
-
-cuda::Stream stream_of(const Tensor& x) {
-  return c10::cuda::getCurrentCUDAStream(x.device().index()).stream();
-}
 
 int64_t row_bytes(const Tensor& x_TND) {
   return x_TND.size(1) * x_TND.size(2) * static_cast<int64_t>(x_TND.element_size());

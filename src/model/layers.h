@@ -16,6 +16,7 @@ class MlpImpl : public torch::nn::Module {
   enum class Activation { kSilu, kGeluTanh };
   MlpImpl(int64_t in, int64_t hidden, int64_t out, Activation activation);
   torch::Tensor forward(const torch::Tensor& x);
+  torch::ScalarType weight_type() const { return first_->weight.scalar_type(); }
 
  private:
   Linear first_{nullptr};

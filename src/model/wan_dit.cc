@@ -1,5 +1,7 @@
 #include "model/wan_dit.h"
 
+#include <optional>
+
 #include "attention/torch_compat.h"
 #include "base/error.h"
 #include "model/row_ops.h"
@@ -9,6 +11,10 @@ namespace moga {
 namespace {
 
 constexpr int64_t kPatch = 2;  // rows and columns of a patch; one latent frame deep
+
+bool is_half(torch::ScalarType type) {
+  return type == torch::kBFloat16 || type == torch::kFloat16;
+}
 
 bool observed(const DitTrace* trace) {
   return trace != nullptr && trace->observe;
@@ -122,17 +128,20 @@ class WanBlockImpl : public torch::nn::Module {
   torch::Tensor forward(torch::Tensor x_BLC, const torch::Tensor& time_B6C, const torch::Tensor& text_RC,
                         const DitPlan& plan, DitTrace* trace) {
     const auto m = (modulation_ + time_B6C).chunk(6, 1);  // six [B, 1, C]: shift, scale, gate, twice
-    x_BLC = torch::addcmul(x_BLC, m[2],
-                           self_attn_->forward(modulated_norm(x_BLC, m[0], m[1], eps_), plan, trace));
-    x_BLC = x_BLC + cross_attn_->forward(norm3_(x_BLC), text_RC, plan, trace);
+    x_BLC = gated_sum(x_BLC, m[2], self_attn_->forward(modulated_norm(x_BLC, m[0], m[1], eps_), plan, trace));
+    const torch::Tensor cross_in = affine_norm(x_BLC, norm3_->weight, norm3_->bias, eps_);
+    x_BLC = x_BLC + cross_attn_->forward(cross_in, text_RC, plan, trace);
     const torch::Tensor ffn_in = modulated_norm(x_BLC, m[3], m[4], eps_);
     const torch::Tensor ffn_out = ffn_(ffn_in);
-    x_BLC = torch::addcmul(x_BLC, m[5], ffn_out);
+    x_BLC = gated_sum(x_BLC, m[5], ffn_out);
     note(trace, "ffn.in", ffn_in);
     note(trace, "ffn.out", ffn_out);
     note(trace, "out", x_BLC);
     return x_BLC;
   }
+
+  // Of the weights of its linear layers.
+  torch::ScalarType product_type() const { return ffn_->weight_type(); }
 
  private:
   std::shared_ptr<SelfAttention> self_attn_;
@@ -403,6 +412,12 @@ torch::Tensor WanDitImpl::forward(const torch::Tensor& latent_BCFHW, const torch
   note(trace, "context_padded", padded);
   note(trace, "context_emb", text_RC);
 
+  // On a GPU, beside half-precision weights, what goes from product to product has their type and the
+  // residual stream and the norms are float32, as in training with autocast and in the reference.
+  std::optional<compat::Autocast> products;
+  if (x_BLC.is_cuda() && !compat::autocast_type(x_BLC.device()) && is_half(blocks_.front()->product_type())) {
+    products.emplace(x_BLC.device(), blocks_.front()->product_type());
+  }
   const bool recompute = recompute_blocks_ && torch::GradMode::is_enabled();
   const auto kept_plan = recompute ? std::make_shared<const DitPlan>(plan) : nullptr;
   for (size_t i = 0; i < blocks_.size(); ++i) {
@@ -428,6 +443,7 @@ torch::Tensor WanDitImpl::forward(const torch::Tensor& latent_BCFHW, const torch
   if (trace != nullptr) {
     trace->place.clear();
   }
+  products.reset();
 
   const auto m = (head_modulation_ + time_BC.unsqueeze(1)).chunk(2, 1);  // shift, scale
   torch::Tensor out = head_(modulated_norm(x_BLC, m[0], m[1], config_.eps));
