@@ -7,6 +7,7 @@
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "distributed/device_test_util.h"
 #include "media/frame_tensor.h"
 #include "media/picture.h"
 #include "media/video.h"
@@ -32,8 +33,6 @@ shots:
   - {prompt: Mia jumps in the snow., frames: 8}
 )";
 
-const torch::Device kCpu(torch::kCPU);
-
 class Film : public testing::Test {
  protected:
   static void SetUpTestSuite() {
@@ -58,7 +57,7 @@ class Film : public testing::Test {
     decode.model = generate.model;
     decode.output = generate.output;
     decode.groups = generate.groups;
-    return decode_film(sample_film(generate, kCpu), decode, kCpu);
+    return decode_film(sample_film(generate, test_device()), decode, test_device());
   }
   static std::string message_of(const std::function<void()>& action) {
     try {
@@ -101,18 +100,18 @@ TEST_F(Film, HasItsFramesPicturesAndRecord) {
 }
 
 TEST_F(Film, IsReproducibleBitForBitAndDependsOnTheSeed) {
-  const torch::Tensor first = sample_film(request("a.mp4"), kCpu).latent_ZFHW;
-  EXPECT_TRUE(sample_film(request("b.mp4"), kCpu).latent_ZFHW.equal(first));
+  const torch::Tensor first = sample_film(request("a.mp4"), test_device()).latent_ZFHW;
+  EXPECT_TRUE(sample_film(request("b.mp4"), test_device()).latent_ZFHW.equal(first));
   GenerateRequest other = request("c.mp4");
   other.seed = 4;
-  EXPECT_FALSE(sample_film(other, kCpu).latent_ZFHW.equal(first));
+  EXPECT_FALSE(sample_film(other, test_device()).latent_ZFHW.equal(first));
 }
 
 TEST_F(Film, TextAndItsShotMatter) {
-  const torch::Tensor first = sample_film(request("a.mp4"), kCpu).latent_ZFHW;
+  const torch::Tensor first = sample_film(request("a.mp4"), test_device()).latent_ZFHW;
   GenerateRequest changed = request("d.mp4");
   changed.script.shots[1].text = "Mia stands on the beach.";
-  EXPECT_FALSE(sample_film(changed, kCpu).latent_ZFHW.equal(first));
+  EXPECT_FALSE(sample_film(changed, test_device()).latent_ZFHW.equal(first));
 }
 
 TEST_F(Film, SolversAreChosenByRequestThenScriptThenModel) {
@@ -123,9 +122,9 @@ TEST_F(Film, SolversAreChosenByRequestThenScriptThenModel) {
   EXPECT_EQ(decide_settings(generate, model).solver, "dpmpp");
   generate.solver = "unipc";
   EXPECT_EQ(decide_settings(generate, model).solver, "unipc");
-  const torch::Tensor film = sample_film(generate, kCpu).latent_ZFHW;
+  const torch::Tensor film = sample_film(generate, test_device()).latent_ZFHW;
   EXPECT_TRUE(film.isfinite().all().item<bool>());
-  EXPECT_FALSE(film.equal(sample_film(request("euler.mp4"), kCpu).latent_ZFHW));
+  EXPECT_FALSE(film.equal(sample_film(request("euler.mp4"), test_device()).latent_ZFHW));
   generate.solver = "unipcc";
   EXPECT_THAT(message_of([&] { decide_settings(generate, model); }), HasSubstr("euler, unipc, dpmpp"));
 }
@@ -136,7 +135,7 @@ TEST_F(Film, ResumedMultistepSolversGiveTheSameBits) {
     GenerateRequest generate = request(solver + ".mp4");
     generate.solver = solver;
     generate.steps = 6;
-    const torch::Tensor whole = sample_film(generate, kCpu).latent_ZFHW;
+    const torch::Tensor whole = sample_film(generate, test_device()).latent_ZFHW;
     generate.checkpoint_every = 4;
     const fs::path saved = latents_path(generate.output);
     fs::remove(saved);
@@ -144,13 +143,13 @@ TEST_F(Film, ResumedMultistepSolversGiveTheSameBits) {
     generate.preview = path_ / (solver + "_preview");
     generate.preview_every = 5;
     fs::create_directories(generate.preview / "step_005.png");
-    EXPECT_NE(message_of([&] { sample_film(generate, kCpu); }), "no error");
+    EXPECT_NE(message_of([&] { sample_film(generate, test_device()); }), "no error");
     ASSERT_TRUE(fs::exists(saved));
     EXPECT_EQ(read_film_latents(saved).steps_done, 4);
     EXPECT_FALSE(read_film_latents(saved).solver_memory.empty());
     generate.preview.clear();
     generate.resume = true;
-    EXPECT_TRUE(sample_film(generate, kCpu).latent_ZFHW.equal(whole)) << solver;
+    EXPECT_TRUE(sample_film(generate, test_device()).latent_ZFHW.equal(whole)) << solver;
     EXPECT_TRUE(read_film_latents(saved).solver_memory.empty());
   }
 }
@@ -158,9 +157,9 @@ TEST_F(Film, ResumedMultistepSolversGiveTheSameBits) {
 TEST_F(Film, GuidanceInOneBatchIsTheSameButForRounding) {
   GenerateRequest generate = request("batched.mp4");
   generate.groups = true;
-  const FilmLatents separate = sample_film(generate, kCpu);
+  const FilmLatents separate = sample_film(generate, test_device());
   generate.passes = GuidancePasses::kBatched;
-  const FilmLatents batched = sample_film(generate, kCpu);
+  const FilmLatents batched = sample_film(generate, test_device());
   EXPECT_TRUE(batched.latent_ZFHW.allclose(separate.latent_ZFHW, 1e-3, 1e-3));
   EXPECT_EQ(batched.groups_NFYX.sizes(), separate.groups_NFYX.sizes());
   EXPECT_GT(batched.groups_NFYX.eq(separate.groups_NFYX).to(torch::kFloat32).mean().item<float>(), 0.98F);
@@ -190,10 +189,10 @@ TEST_F(Film, GivenFirstFrameIsHeldAndTheRestFollowsIt) {
   for (const std::string solver : {"euler", "unipc"}) {
     GenerateRequest generate = request("first_" + solver + ".mp4");
     generate.solver = solver;
-    const torch::Tensor without = sample_film(generate, kCpu).latent_ZFHW;
+    const torch::Tensor without = sample_film(generate, test_device()).latent_ZFHW;
     generate.script = load_script(path_ / "first.yaml");
-    const FilmLatents film = sample_film(generate, kCpu);
-    WanVae vae = ModelFolder(path_ / "model").load_vae(kCpu);
+    const FilmLatents film = sample_film(generate, test_device());
+    WanVae vae = ModelFolder(path_ / "model").load_vae(test_device());
     const torch::NoGradGuard guard;
     const torch::Tensor pixels = (torch::tensor({200.0F, 40.0F, 90.0F}) / 127.5 - 1).view({1, 3, 1, 1, 1});
     const torch::Tensor held = vae->encode(pixels.expand({1, 3, 1, 48, 64}));
@@ -203,9 +202,9 @@ TEST_F(Film, GivenFirstFrameIsHeldAndTheRestFollowsIt) {
     // Another picture under the same name is not the same film.
     generate.resume = true;
     write_png(path_ / "first.png", picture * 0.5);
-    EXPECT_THAT(message_of([&] { sample_film(generate, kCpu); }), HasSubstr("--resume"));
+    EXPECT_THAT(message_of([&] { sample_film(generate, test_device()); }), HasSubstr("--resume"));
     write_png(path_ / "first.png", picture);
-    EXPECT_TRUE(sample_film(generate, kCpu).latent_ZFHW.equal(film.latent_ZFHW));
+    EXPECT_TRUE(sample_film(generate, test_device()).latent_ZFHW.equal(film.latent_ZFHW));
   }
 }
 
@@ -221,17 +220,17 @@ TEST_F(Film, PromptEmbeddingsAreKeptByContent) {
   source.load_tokenizer = [&] { return model.load_tokenizer(); };
   source.load_encoder = [&] {
     ++loads;
-    UmT5 encoder = model.load_text(kCpu);
+    UmT5 encoder = model.load_text(test_device());
     alive = encoder.ptr();
     return encoder;
   };
   const torch::NoGradGuard guard;
   const fs::path cache = path_ / "prompts";
   const std::vector<std::string> texts = {"Mia stands.", "Mia jumps.", "Mia stands.", ""};
-  const auto first = embed_texts(source, texts, cache, kCpu);
+  const auto first = embed_texts(source, texts, cache, test_device());
   EXPECT_EQ(loads, 1);
   EXPECT_TRUE(alive.expired());
-  const auto second = embed_texts(source, texts, cache, kCpu);
+  const auto second = embed_texts(source, texts, cache, test_device());
   EXPECT_EQ(loads, 1);
   ASSERT_EQ(second.size(), texts.size());
   for (size_t i = 0; i < texts.size(); ++i) {
@@ -241,39 +240,39 @@ TEST_F(Film, PromptEmbeddingsAreKeptByContent) {
   EXPECT_FALSE(first[0].rows_RT.sizes() == first[1].rows_RT.sizes() &&
                first[0].rows_RT.equal(first[1].rows_RT));
   // Alone, a text is what it is among others.
-  EXPECT_TRUE(embed_texts(source, {texts[1]}, "", kCpu)[0].rows_RT.equal(first[1].rows_RT));
+  EXPECT_TRUE(embed_texts(source, {texts[1]}, "", test_device())[0].rows_RT.equal(first[1].rows_RT));
   EXPECT_EQ(loads, 2);
 
   TextSource other = source;  // another encoder, another length: other embeddings
   other.fingerprint = "other";
-  embed_texts(other, {texts[0]}, cache, kCpu);
+  embed_texts(other, {texts[0]}, cache, test_device());
   EXPECT_EQ(loads, 3);
   other = source;
   other.text_len = 2;
-  EXPECT_TRUE(embed_texts(other, {texts[0]}, cache, kCpu)[0].truncated);
-  EXPECT_TRUE(embed_texts(other, {texts[0]}, cache, kCpu)[0].truncated);
+  EXPECT_TRUE(embed_texts(other, {texts[0]}, cache, test_device())[0].truncated);
+  EXPECT_TRUE(embed_texts(other, {texts[0]}, cache, test_device())[0].truncated);
   EXPECT_EQ(loads, 4);
 
   for (const auto& entry : fs::directory_iterator(cache)) {
     fs::resize_file(entry.path(), 20);
   }
-  EXPECT_TRUE(embed_texts(source, {texts[0]}, cache, kCpu)[0].rows_RT.equal(first[0].rows_RT));
+  EXPECT_TRUE(embed_texts(source, {texts[0]}, cache, test_device())[0].rows_RT.equal(first[0].rows_RT));
   EXPECT_EQ(loads, 5);
-  EXPECT_EQ(embed_texts(source, {"Mia sits."}, "/proc/none", kCpu).size(), 1U);
+  EXPECT_EQ(embed_texts(source, {"Mia sits."}, "/proc/none", test_device()).size(), 1U);
 }
 
 TEST_F(Film, DecodesInTiles) {
   GenerateRequest generate = request("tiled.mp4");
   generate.script =
       parse_script("title: t\nsize: 128x96\nfps: 8\nshots: [{prompt: Mia, frames: 5}]", "script");
-  const FilmLatents latents = sample_film(generate, kCpu);
+  const FilmLatents latents = sample_film(generate, test_device());
   DecodeRequest decode;
   decode.model = path_ / "model";
   decode.output = generate.output;
   decode.vae_tile = 64;
-  EXPECT_EQ(decode_film(latents, decode, kCpu).frames, 5);
+  EXPECT_EQ(decode_film(latents, decode, test_device()).frames, 5);
   decode.vae_tile = 50;
-  EXPECT_THAT(message_of([&] { decode_film(latents, decode, kCpu); }), HasSubstr("divisible by 32"));
+  EXPECT_THAT(message_of([&] { decode_film(latents, decode, test_device()); }), HasSubstr("divisible by 32"));
 }
 
 // A run that is killed outright goes on with --resume to the very same film.
@@ -299,30 +298,31 @@ TEST_F(Film, KilledRunsResumeToTheSameFilm) {
 }
 
 TEST_F(Film, UnfinishedLatentsAreRefusedAndNothingIsLeft) {
-  FilmLatents film = sample_film(request("unfinished.mp4"), kCpu);
+  FilmLatents film = sample_film(request("unfinished.mp4"), test_device());
   film.steps_done = 1;
   DecodeRequest decode;
   decode.model = path_ / "model";
   decode.output = path_ / "unfinished.mp4";
-  EXPECT_THAT(message_of([&] { decode_film(film, decode, kCpu); }), HasSubstr("--resume"));
+  EXPECT_THAT(message_of([&] { decode_film(film, decode, test_device()); }), HasSubstr("--resume"));
   EXPECT_FALSE(fs::exists(decode.output));
 }
 
 TEST_F(Film, BadRequestsFailBeforeWorkStarts) {
   GenerateRequest bad = request("bad.mp4");
   bad.steps = 0;
-  EXPECT_THAT(message_of([&] { sample_film(bad, kCpu); }), HasSubstr("denoising steps"));
+  EXPECT_THAT(message_of([&] { sample_film(bad, test_device()); }), HasSubstr("denoising steps"));
   bad = request("bad.mp4");
   bad.output = "/proc/none/film.mp4";
-  EXPECT_THAT(message_of([&] { sample_film(bad, kCpu); }), HasSubstr("cannot"));
+  EXPECT_THAT(message_of([&] { sample_film(bad, test_device()); }), HasSubstr("cannot"));
   bad = request("bad.mp4");
   bad.model = path_ / "nowhere";
-  EXPECT_THAT(message_of([&] { sample_film(bad, kCpu); }), HasSubstr("no model at"));
+  EXPECT_THAT(message_of([&] { sample_film(bad, test_device()); }), HasSubstr("no model at"));
   fs::create_directories(path_ / "incomplete");
   fs::copy_file(path_ / "model" / "moga.json", path_ / "incomplete" / "moga.json",
                 fs::copy_options::overwrite_existing);
   bad.model = path_ / "incomplete";
-  EXPECT_THAT(message_of([&] { sample_film(bad, kCpu); }), HasSubstr("lacks the transformer, the vae"));
+  EXPECT_THAT(message_of([&] { sample_film(bad, test_device()); }),
+              HasSubstr("lacks the transformer, the vae"));
   EXPECT_FALSE(fs::exists(path_ / "bad.mp4"));
 }
 
@@ -332,7 +332,7 @@ TEST_F(Film, DamagedModelFilesAreNamed) {
   fs::resize_file(path_ / "damaged" / "dit.safetensors", 1000);
   GenerateRequest bad = request("bad.mp4");
   bad.model = path_ / "damaged";
-  EXPECT_THAT(message_of([&] { sample_film(bad, kCpu); }), HasSubstr("dit.safetensors"));
+  EXPECT_THAT(message_of([&] { sample_film(bad, test_device()); }), HasSubstr("dit.safetensors"));
 }
 
 TEST_F(Film, CommandLineMakesInfoesAndDecodes) {
@@ -376,7 +376,7 @@ TEST_F(Film, SeamsOfTilesAreFaintOnRealPictures) {
   for (int i = 0; i < 5; ++i) {
     frames.push_back(bytes_to_unit(image_to_tensor(fill_size(reader.next().value(), 512, 320))));
   }
-  WanVae vae = ModelFolder(toy).load_vae(kCpu);
+  WanVae vae = ModelFolder(toy).load_vae(test_device());
   const torch::Tensor z = vae->encode(torch::stack(frames, 1).unsqueeze(0));
   const torch::Tensor whole = vae->decode(z).clamp(-1, 1);
   const auto psnr = [&](const VaeTiling& tiling) {
@@ -411,7 +411,7 @@ TEST_F(Film, RealClipsAreReconstructedAndGrouped) {
   reconstruct.height = 48;
   reconstruct.max_frames = 21;
   reconstruct.output = path_ / "again.mp4";
-  const ReconstructResult result = reconstruct_clip(reconstruct, kCpu);
+  const ReconstructResult result = reconstruct_clip(reconstruct, test_device());
   EXPECT_EQ(result.frames, 21);
   EXPECT_GT(result.psnr_db, 3);  // untrained weights
   EXPECT_EQ(probe_video(path_ / "again.mp4").frames, 21);
@@ -420,7 +420,7 @@ TEST_F(Film, RealClipsAreReconstructedAndGrouped) {
   groups.model = path_ / "model";
   groups.output = path_ / "clip_groups.mp4";
   groups.max_frames = 13;
-  const ClipGroupsResult drawn = draw_clip_groups(groups, kCpu);
+  const ClipGroupsResult drawn = draw_clip_groups(groups, test_device());
   EXPECT_EQ(drawn.frames, 13);
   ASSERT_EQ(drawn.occupancy.size(), 3U);
   EXPECT_NEAR(drawn.occupancy[0] + drawn.occupancy[1] + drawn.occupancy[2], 1, 1e-5);

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "diffusion/flow.h"
 #include "diffusion/solver.h"
+#include "distributed/device_test_util.h"
 #include "io/safetensors.h"
 #include "model/umt5.h"
 #include "model/wan_dit.h"
@@ -31,8 +32,8 @@ constexpr double kSolverRounding = 1e-5;  // elementwise arithmetic alone
 void expect_close(const Tensor& actual, const Tensor& expected, const std::string& what,
                   double tolerance = kTolerance) {
   ASSERT_EQ(actual.sizes(), expected.sizes()) << what;
-  const Tensor a = actual.to(torch::kFloat64);
-  const Tensor e = expected.to(torch::kFloat64);
+  const Tensor a = actual.to(torch::kCPU, torch::kFloat64);
+  const Tensor e = expected.to(torch::kCPU, torch::kFloat64);
   EXPECT_TRUE(a.allclose(e, tolerance, tolerance))
       << what << ": largest difference " << (a - e).abs().max().item<double>();
 }
@@ -71,7 +72,13 @@ class golden : public testing::Test {  // NOLINT(readability-identifier-naming)
     }
     return missing.empty() ? "" : fmt::format("{} lacks {}", folder_.string(), fmt::join(missing, ", "));
   }
-  TensorMap read(const std::string& file) const { return SafetensorsFile(folder_ / file).read_all(); }
+  TensorMap read(const std::string& file) const {
+    TensorMap tensors = SafetensorsFile(folder_ / file).read_all();
+    for (auto& [name, tensor] : tensors) {
+      tensor = tensor.to(test_device());
+    }
+    return tensors;
+  }
   nlohmann::json sizes(const std::string& part) const {
     return nlohmann::json::parse(read_file(folder_ / "configs.json")).at("tiny").at(part);
   }
@@ -93,6 +100,7 @@ class golden : public testing::Test {  // NOLINT(readability-identifier-naming)
     config.eps = json.at("eps");
     config.attention.kind = AttentionKind::kFull;
     WanDit dit(config);
+    dit->to(test_device());
     load_weights(*dit, read("dit_tiny.safetensors"), "dit_tiny.safetensors");
     return dit;
   }
@@ -107,12 +115,13 @@ class golden : public testing::Test {  // NOLINT(readability-identifier-naming)
     config.res_blocks = json.at("num_res_blocks");
     const TensorMap io = read("vae_tiny_io.safetensors");
     const auto values = [&](const std::string& name) {
-      const Tensor wide = io.at(name).to(torch::kFloat64);
+      const Tensor wide = io.at(name).to(torch::kCPU, torch::kFloat64);
       return std::vector<double>(wide.data_ptr<double>(), wide.data_ptr<double>() + wide.numel());
     };
     config.latents_mean = values("latents_mean");
     config.latents_std = values("latents_std");
     WanVae vae(config);
+    vae->to(test_device());
     load_weights(*vae, read("vae_tiny.safetensors"), "vae_tiny.safetensors");
     return vae;
   }
@@ -165,9 +174,9 @@ int check_dit_batch(WanDit& dit, const TensorMap& io, const std::string& name,
   const Tensor x = torch::stack(latents);
   const FilmLayout layout{x.size(2), x.size(3) / 2, x.size(4) / 2};
   const auto B = static_cast<int64_t>(members.size());
-  const Tensor index = torch::tensor(members);
+  const Tensor index = torch::tensor(members).to(test_device());
   const DitPlan plan = plan_dit(std::vector<FilmLayout>(members.size(), layout), GlobalText::kNone,
-                                dit->config(), torch::kCPU);
+                                dit->config(), test_device());
   int compared = 0;
   DitTrace trace;
   // Rows that stand for tokens; the file has padding behind them where its samples differ in size.
@@ -239,7 +248,7 @@ TEST_F(golden, DitRopeAtRealSize) {
     const Tensor expected = io.at(name + ".out").slice(1, 0, layout.tokens());
     const int64_t head_dim = x.size(3);
     for (const auto dtype : {torch::kFloat32, torch::kFloat64}) {
-      const RopeTable table = rope_table(layout, head_dim, dtype, torch::kCPU);
+      const RopeTable table = rope_table(layout, head_dim, dtype, test_device());
       expect_close(apply_rope(x.to(dtype), table), expected, name + ".out", 1e-5);
     }
 
@@ -253,7 +262,7 @@ TEST_F(golden, DitRopeAtRealSize) {
         {{1, most, 1}, {time, time + side}},
         {{1, 1, most}, {time + side, head_dim / 2}}};
     for (const auto& [line, columns] : axes) {
-      const RopeTable table = rope_table(line, head_dim, torch::kFloat64, torch::kCPU);
+      const RopeTable table = rope_table(line, head_dim, torch::kFloat64, test_device());
       const auto part = [&, from = columns.first, to = columns.second](const Tensor& whole) {
         return whole.slice(1, from, to);
       };
@@ -376,6 +385,7 @@ TEST_F(golden, VaeDecodesWholeAndStreaming) {
 TEST_F(golden, TextEncoder) {
   GOLDEN_NEEDS("t5_tiny.safetensors", "t5_tiny_io.safetensors");
   UmT5 encoder(text_config());
+  encoder->to(test_device());
   load_weights(*encoder, read("t5_tiny.safetensors"), "t5_tiny.safetensors");
   const TensorMap io = read("t5_tiny_io.safetensors");
   const std::set<std::string> cases = names_before(io, ".ids");
@@ -429,13 +439,13 @@ TEST_F(golden, SamplerSchedulesAndTrajectories) {
       EXPECT_NEAR(static_cast<float>(schedule.sigmas[i]), sigmas[i], exact ? 0 : 1e-7) << i;
     }
     EXPECT_EQ(schedule.sigmas.back(), 0);
-    EXPECT_TRUE(torch::tensor(timesteps).equal(io.at(name + ".timesteps").to(torch::kFloat32)));
+    EXPECT_TRUE(torch::tensor(timesteps).equal(io.at(name + ".timesteps").to(torch::kCPU, torch::kFloat32)));
 
     const Tensor& trajectory = io.at(name + ".traj");
     SolverState start;
     start.x = trajectory[0];
     const auto v = [](const Tensor& x, double t) {
-      return 0.3 * x + torch::sin(torch::tensor(static_cast<float>(t)) / 1000);
+      return 0.3 * x + torch::sin(torch::full({}, static_cast<float>(t), x.options()) / 1000);
     };
     int64_t steps = 0;
     sample_flow(v, start, schedule, [&](const SolverState& state, const Tensor&) {
@@ -454,7 +464,7 @@ TEST_F(golden, EndToEnd) {
   const TensorMap io = read("e2e_tiny_io.safetensors");
   const Tensor noise = io.at("noise").unsqueeze(0);
   const FilmLayout layout{noise.size(2), noise.size(3) / 2, noise.size(4) / 2};
-  const DitPlan plan = plan_dit({layout}, GlobalText::kNone, dit->config(), torch::kCPU);
+  const DitPlan plan = plan_dit({layout}, GlobalText::kNone, dit->config(), test_device());
   const Tensor text = stack_captions({io.at("context")});
   const Tensor no_text = stack_captions({io.at("context_null")});
   const std::set<std::string> cases = names_before(io, ".latents");
@@ -465,10 +475,10 @@ TEST_F(golden, EndToEnd) {
     const Tensor& timesteps = io.at(name + ".timesteps");
     const FlowSchedule schedule =
         flow_schedule(enum_value<Solver>(name, "e2e_tiny_io"), timesteps.size(0), number("shift"));
-    EXPECT_TRUE(torch::tensor(schedule.timesteps).to(torch::kInt64).equal(timesteps)) << name;
+    EXPECT_TRUE(torch::tensor(schedule.timesteps).to(torch::kInt64).equal(timesteps.cpu())) << name;
     int64_t step = 0;
     const Denoiser denoise = [&](const Tensor& x, double t) {
-      const Tensor time = torch::full({1}, t, torch::kFloat64);
+      const Tensor time = torch::full({1}, t, torch::TensorOptions(test_device()).dtype(torch::kFloat64));
       const Tensor with_text = dit->forward(x, time, text, plan);
       const Tensor without = dit->forward(x, time, no_text, plan);
       expect_close(with_text[0], io.at(name + ".pred_cond")[step], fmt::format("{} pred_cond {}", name, step),

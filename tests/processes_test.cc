@@ -15,6 +15,7 @@
 #include "base/atomic_file.h"
 #include "base/error.h"
 #include "base/text_util.h"
+#include "distributed/device_test_util.h"
 #include "io/safetensors.h"
 #include "pipeline/film_latents.h"
 #include "training/metrics.h"
@@ -47,6 +48,12 @@ class Processes : public testing::Test {
     ASSERT_EQ(setenv("MOGA_THREADS", "1", 1), 0);  // the same with any number of processes
   }
   static void TearDownTestSuite() { fs::remove_all(path_); }
+  void SetUp() override {
+    constexpr size_t kMost = 4;
+    if (test_device().is_cuda() && torch::cuda::device_count() < kMost) {
+      GTEST_SKIP() << "a process needs a GPU of its own: " << kMost << " for these tests";
+    }
+  }
 
   // Starts the program; its messages go to err.txt.
   static pid_t start(const std::vector<std::string>& arguments,
@@ -121,7 +128,7 @@ class Processes : public testing::Test {
     return {"train",
             config.string(),
             "--device",
-            "cpu",
+            test_device_name(),
             "--processes",
             std::to_string(processes),
             "--sequence-parallel",
@@ -143,7 +150,7 @@ TEST_F(Processes, MakeTheFilmThatOneMakes) {
   ASSERT_EQ(moga(generate("one", 1, 3)), 0) << errors();
   const FilmLatents one = latents("one");
   const double largest = one.latent_ZFHW.abs().max().item<double>();
-  for (const int64_t processes : {3, 8}) {
+  for (const int64_t processes : {3, test_device().is_cuda() ? 4 : 8}) {
     SCOPED_TRACE(processes);
     ASSERT_EQ(moga(generate("many", processes, 3)), 0) << errors();
     const FilmLatents many = latents("many");

@@ -67,24 +67,27 @@ TEST(GroupedAttention, AgreesWithDenseAttentionAndTheOracleOnRandomGroupings) {
     const Tensor dense = dense_attention(x, groups, scale);
     EXPECT_TRUE(torch::allclose(result.out_LND, dense, 1e-10, 1e-12)) << "seed " << seed;
 
-    Tensor out = torch::empty_like(x.q), lse = torch::empty_like(result.lse_QN);
-    ref::grouped_attention_forward(ref_inputs(x, groups, scale), mutable_view_of(out),
+    const Leaves host = x.on(torch::kCPU);  // where the oracle reads
+    const Groups host_groups = test::on_device(groups, torch::kCPU);
+    const Tensor lse_found = result.lse_QN.cpu();
+    Tensor out = torch::empty_like(host.q), lse = torch::empty_like(lse_found);
+    ref::grouped_attention_forward(ref_inputs(host, host_groups, scale), mutable_view_of(out),
                                    lse.data_ptr<double>());
-    EXPECT_TRUE(torch::allclose(result.out_LND, out, 1e-10, 1e-12)) << "seed " << seed;
-    EXPECT_TRUE(torch::equal(torch::isinf(lse), torch::isinf(result.lse_QN))) << "seed " << seed;
-    EXPECT_TRUE(torch::allclose(result.lse_QN, lse, 1e-10, 1e-12)) << "seed " << seed;
+    EXPECT_TRUE(torch::allclose(result.out_LND.cpu(), out, 1e-10, 1e-12)) << "seed " << seed;
+    EXPECT_TRUE(torch::equal(torch::isinf(lse), torch::isinf(lse_found))) << "seed " << seed;
+    EXPECT_TRUE(torch::allclose(lse_found, lse, 1e-10, 1e-12)) << "seed " << seed;
 
     const Tensor dout = torch::randn_like(out);
-    result.out_LND.backward(dout);
-    Tensor dq = torch::empty_like(x.q), dk = torch::empty_like(x.k), dv = torch::empty_like(x.v);
-    Tensor drow = torch::empty_like(x.row_scale);
+    result.out_LND.backward(dout.to(test_device()));
+    Tensor dq = torch::empty_like(host.q), dk = torch::empty_like(host.k), dv = torch::empty_like(host.v);
+    Tensor drow = torch::empty_like(host.row_scale);
     ref::grouped_attention_backward(
-        ref_inputs(x, groups, scale), view_of(dout),
+        ref_inputs(host, host_groups, scale), view_of(dout),
         {mutable_view_of(dq), mutable_view_of(dk), mutable_view_of(dv), drow.data_ptr<double>()});
-    EXPECT_TRUE(torch::allclose(x.q.grad(), dq, 1e-9, 1e-11)) << "seed " << seed;
-    EXPECT_TRUE(torch::allclose(x.k.grad(), dk, 1e-9, 1e-11)) << "seed " << seed;
-    EXPECT_TRUE(torch::allclose(x.v.grad(), dv, 1e-9, 1e-11)) << "seed " << seed;
-    EXPECT_TRUE(torch::allclose(x.row_scale.grad(), drow, 1e-9, 1e-11)) << "seed " << seed;
+    EXPECT_TRUE(torch::allclose(x.q.grad().cpu(), dq, 1e-9, 1e-11)) << "seed " << seed;
+    EXPECT_TRUE(torch::allclose(x.k.grad().cpu(), dk, 1e-9, 1e-11)) << "seed " << seed;
+    EXPECT_TRUE(torch::allclose(x.v.grad().cpu(), dv, 1e-9, 1e-11)) << "seed " << seed;
+    EXPECT_TRUE(torch::allclose(x.row_scale.grad().cpu(), drow, 1e-9, 1e-11)) << "seed " << seed;
   }
 }
 
@@ -107,7 +110,7 @@ TEST(GroupedAttention, LongSegmentsInChunksEqualOneProduct) {
   index.q_offsets.push_back(700);
   index.kv_offsets.push_back(900);
   const Tensor dout = torch::randn_like(x.q);
-  const Tensor out = grouped_attention(x.q, x.k, x.v, to_groups(index, torch::kCPU), x.row_scale).out_LND;
+  const Tensor out = grouped_attention(x.q, x.k, x.v, to_groups(index, test_device()), x.row_scale).out_LND;
   out.backward(dout);
   Leaves y(700, 900, 2, 8, 3);
   const Tensor scores = torch::einsum("lnd,knd->nlk", {y.q, y.k}) / std::sqrt(8.0);
@@ -139,7 +142,7 @@ TEST(GroupedAttention, StridedInputsAndUnusedGradients) {
 
 TEST(GroupedAttention, SingleAndHalfPrecisionStayNearDouble) {
   Leaves x(64, 64, 2, 16, 9);
-  const Groups groups = to_groups(full_groups(64), torch::kCPU);
+  const Groups groups = to_groups(full_groups(64), test_device());
   const Tensor dout = torch::randn_like(x.q);
   grouped_attention(x.q, x.k, x.v, groups, x.row_scale).out_LND.backward(dout);
   const Tensor exact = grouped_attention(x.q, x.k, x.v, groups, x.row_scale).out_LND.detach();
@@ -186,7 +189,7 @@ TEST(GroupedAttention, CpuKernelsAgreeWithTheBatchedPath) {
 TEST(GroupedAttention, SumsOfPartsEqualThePartsSummed) {
   Leaves x = Leaves(40, 40, 2, 16, 3).as(torch::kFloat32);
   Leaves y = x.as(torch::kFloat32);
-  const Groups first = groups_from_ids(torch::randint(0, 3, {40}, torch::kInt64), 3);
+  const Groups first = groups_from_ids(torch::randint(0, 3, {40}, torch::kInt64).to(test_device()), 3);
   const Groups second = random_groups(40, 40, 9);
   const Tensor sum = summed_attention(x.q, x.k, x.v, {{&first, x.row_scale, 0.25}, {&second, {}, 0.5}});
   const Tensor expected = 0.25 * batched_attention(y.q, y.k, y.v, first, y.row_scale).out_LND +
@@ -208,7 +211,7 @@ TEST(GroupedAttention, SumsOfPartsEqualThePartsSummed) {
 
 TEST(GroupedAttention, AnIndexChangedInPlaceIsStillChecked) {
   Leaves x = Leaves(6, 6, 2, 8, 1).as(torch::kFloat32);
-  Groups groups = to_groups(full_groups(6), torch::kCPU);
+  Groups groups = to_groups(full_groups(6), test_device());
   grouped_attention(x.q, x.k, x.v, groups);
   groups.kv_index[2] = 6;
   EXPECT_THROW(grouped_attention(x.q, x.k, x.v, groups), Error);
@@ -217,7 +220,7 @@ TEST(GroupedAttention, AnIndexChangedInPlaceIsStillChecked) {
 TEST(GroupedAttention, NanAndInfinityStayInTheirSegment) {
   // Unequal lengths that share a padded batch. Every token in turn is poisoned on all sides: padding that
   // read another segment's token would carry it over.
-  const Tensor ids = torch::tensor({0, 0, 0, 1, 1, 2, 2, 2, 2, 2}, torch::kInt64);
+  const Tensor ids = torch::tensor({0, 0, 0, 1, 1, 2, 2, 2, 2, 2}, torch::kInt64).to(test_device());
   const Groups groups = groups_from_ids(ids, 3);
   for (const auto type : {torch::kFloat64, torch::kFloat32}) {
     Leaves x = Leaves(10, 10, 2, 4, 21).as(type);
@@ -245,7 +248,7 @@ TEST(GroupedAttention, NanAndInfinityStayInTheirSegment) {
 TEST(GroupedAttention, LargeLogitsDoNotOverflow) {
   Leaves x = Leaves(40, 40, 2, 8, 4).as(torch::kFloat32);
   const Tensor q = (x.q.detach() * 1e4).requires_grad_(true);
-  const auto result = grouped_attention(q, x.k, x.v, to_groups(full_groups(40), torch::kCPU), {}, 1.0);
+  const auto result = grouped_attention(q, x.k, x.v, to_groups(full_groups(40), test_device()), {}, 1.0);
   EXPECT_GT(result.lse_QN.max().item<float>(), 1e4F);
   EXPECT_TRUE(torch::isfinite(result.out_LND).all().item<bool>());
   result.out_LND.sum().backward();
@@ -255,8 +258,8 @@ TEST(GroupedAttention, LargeLogitsDoNotOverflow) {
 
 TEST(GroupedAttention, PermutingTokensAndGroupsPermutesTheOutput) {
   Leaves x(30, 30, 2, 4, 8);
-  const Tensor ids = torch::randint(0, 4, {30}, torch::kInt64);
-  const Tensor order = torch::randperm(30);
+  const Tensor ids = torch::randint(0, 4, {30}, torch::kInt64).to(test_device());
+  const Tensor order = torch::randperm(30).to(test_device());
   const auto run = [](const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& id) {
     return grouped_attention(q, k, v, groups_from_ids(id, 4)).out_LND;
   };
@@ -270,8 +273,8 @@ TEST(GroupedAttention, LseMergesKeyHalves) {
   Leaves x(5, 12, 1, 4, 2);
   const auto over = [&](int64_t begin, int64_t end) {
     Groups groups;
-    groups.q_index = torch::arange(5);
-    groups.kv_index = torch::arange(begin, end);
+    groups.q_index = torch::arange(5).to(test_device());
+    groups.kv_index = torch::arange(begin, end).to(test_device());
     groups.q_offsets = torch::tensor({int64_t{0}, int64_t{5}});
     groups.kv_offsets = torch::tensor({int64_t{0}, end - begin});
     return grouped_attention(x.q, x.k, x.v, groups);
@@ -286,19 +289,19 @@ TEST(GroupedAttention, LseMergesKeyHalves) {
 TEST(GroupedAttention, NoSegmentsAndNoTokens) {
   Leaves x(4, 4, 2, 3, 1);
   Groups none;
-  none.q_index = none.kv_index = torch::empty({0}, torch::kInt64);
+  none.q_index = none.kv_index = torch::empty({0}, torch::kInt64).to(test_device());
   none.q_offsets = none.kv_offsets = torch::zeros({1}, torch::kInt64);
   const Tensor out = grouped_attention(x.q, x.k, x.v, none, x.row_scale).out_LND;
   EXPECT_EQ(out.abs().sum().item<double>(), 0);
   out.sum().backward();
   EXPECT_EQ(x.q.grad().abs().sum().item<double>(), 0);
-  const Tensor empty = torch::empty({0, 2, 3});
+  const Tensor empty = torch::empty({0, 2, 3}, test_device());
   EXPECT_EQ(grouped_attention(empty, empty, empty, groups_from_ids(none.q_index, 3)).out_LND.numel(), 0);
 }
 
 TEST(GroupedAttention, RunsInInferenceModeAndReusesThePlan) {
   Leaves x(60, 60, 2, 4, 6);
-  const Groups groups = to_groups(full_groups(60), torch::kCPU);
+  const Groups groups = to_groups(full_groups(60), test_device());
   const Tensor expected = grouped_attention(x.q, x.k, x.v, groups).out_LND.detach();
   const c10::InferenceMode mode;
   EXPECT_TRUE(torch::equal(grouped_attention(x.q, x.k, x.v, groups).out_LND, expected));
@@ -306,10 +309,10 @@ TEST(GroupedAttention, RunsInInferenceModeAndReusesThePlan) {
 
 TEST(GroupedAttention, OtherOffsetsGetAPlanOfTheirOwn) {
   Leaves x(6, 6, 2, 4, 6);
-  Groups groups = to_groups(full_groups(6), torch::kCPU);
+  Groups groups = to_groups(full_groups(6), test_device());
   grouped_attention(x.q, x.k, x.v, groups);
   groups.q_offsets = groups.kv_offsets = torch::tensor({0, 2, 6}, torch::kInt64);
-  const Groups fresh = groups_from_ids(torch::tensor({0, 0, 1, 1, 1, 1}, torch::kInt64), 2);
+  const Groups fresh = groups_from_ids(torch::tensor({0, 0, 1, 1, 1, 1}, torch::kInt64).to(test_device()), 2);
   EXPECT_TRUE(torch::equal(grouped_attention(x.q, x.k, x.v, groups).out_LND,
                            grouped_attention(x.q, x.k, x.v, fresh).out_LND));
 }

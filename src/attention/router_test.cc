@@ -25,7 +25,8 @@ Routing routing_of(const Tensor& scores_LM) {
 TEST(Router, SoftmaxAndTopOne) {
   torch::manual_seed(1);
   Router router(8, 4);
-  const Tensor x = torch::randn({20, 8});
+  router->to(test_device());
+  const Tensor x = torch::randn({20, 8}).to(test_device());
   const Routing routing = router->forward(x);
   const Tensor expected = torch::softmax(torch::linear(x, router->linear->weight, router->linear->bias), -1);
   EXPECT_TRUE(torch::allclose(routing.probs_LM, expected));

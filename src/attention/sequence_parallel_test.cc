@@ -35,13 +35,16 @@ struct SplitFilm {
     config.kind = kind;
     config.groups = 3;
     config.windows = {.rows = 2, .cols = 2, .temporal_group = 2};
-    const auto make = [&](int64_t width) { return torch::randn({batch, layout.tokens(), width}); };
+    const auto make = [&](int64_t width) {
+      return torch::randn({batch, layout.tokens(), width}).to(test_device());
+    };
     q = make(heads * dim);
     k = make(heads * dim);
     v = make(heads * dim);
     weight = make(heads * dim);
     hidden = make(6);
     router = Router(6, config.groups);
+    router->to(test_device());
   }
 
   struct Result {
@@ -50,7 +53,7 @@ struct SplitFilm {
     Tensor router_grad;
   };
   Result run(const std::shared_ptr<const SequenceParallel>& sequence) {
-    StaticPlan plan = plan_static_groups(layout, config, batch, torch::kCPU);
+    StaticPlan plan = plan_static_groups(layout, config, batch, test_device());
     plan.sequence = sequence;
     const auto leaf = [&](const Tensor& x) {
       return (sequence ? sequence->own_tokens(x) : x).clone().requires_grad_(true);
@@ -70,7 +73,7 @@ struct SplitFilm {
       result.grads.push_back(x.grad().defined() ? x.grad() : torch::zeros_like(x));
     }
     const Tensor& grad = router->linear->weight.grad();
-    result.router_grad = grad.defined() ? grad.clone() : torch::zeros({3, 6});
+    result.router_grad = grad.defined() ? grad.clone() : torch::zeros({3, 6}, test_device());
     return result;
   }
 };
@@ -99,7 +102,7 @@ TEST(SequenceParallel, ExchangesAreInverseAndKeepValues) {
   in_ranks({3}, [](const auto& world) {
     const auto sequence = std::make_shared<const SequenceParallel>(world, 2, 10, 7);
     // Every value says where it belongs: film, token, head, channel.
-    const Tensor all = torch::arange(2 * 10 * 7 * 4, torch::kFloat64).view({2, 10, 7, 4});
+    const Tensor all = torch::arange(2 * 10 * 7 * 4, torch::kFloat64).view({2, 10, 7, 4}).to(test_device());
     const Tensor mine = sequence->own_tokens(all).flatten(0, 1);
     const auto scattered = sequence->scatter_heads({mine, -mine});
     const std::vector<int64_t> first_head = {0, 3, 5};

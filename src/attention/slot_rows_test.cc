@@ -29,7 +29,7 @@ void expect_near(const Tensor& a, const Tensor& b, double relative) {
 }
 
 void check_slots(const Groups& groups, int64_t tokens, torch::ScalarType type, double relative) {
-  const torch::Device device = test::test_device();
+  const torch::Device device = test_device();
   torch::manual_seed(11);
   constexpr int64_t kHeads = 2, kSize = 24;
   const int64_t slots = groups.q_index.numel();
@@ -84,7 +84,7 @@ TEST(SlotRows, AnInverseListsTheSlotsOfEachToken) {
 }
 
 TEST(SlotRows, RoutingOnTheDeviceIsThatOfTheCpu) {
-  const torch::Device device = test::test_device();
+  const torch::Device device = test_device();
   torch::manual_seed(5);
   Router router(24, 6);
   const Tensor x = torch::randn({203, 24});

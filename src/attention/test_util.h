@@ -4,29 +4,15 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
-#include <cstdlib>
 #include <functional>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "attention/groups.h"
+#include "distributed/device_test_util.h"
 
 namespace moga::test {
-
-// Where tests that can run anywhere run: MOGA_TEST_DEVICE=cuda, or the CPU. A GPU that was asked for and is
-// not there is a failure, not a skip.
-inline torch::Device test_device() {
-  const char* name = std::getenv("MOGA_TEST_DEVICE");
-  if (name == nullptr || std::string(name) == "cpu") {
-    return torch::kCPU;
-  }
-  if (std::string(name) != "cuda" || !torch::cuda::is_available()) {
-    ADD_FAILURE() << "MOGA_TEST_DEVICE=" << name << ": expected cpu, or cuda and a libtorch that sees a GPU";
-    return torch::kCPU;
-  }
-  return {torch::kCUDA, 0};
-}
 
 inline Groups on_device(Groups groups, torch::Device device) {
   groups.q_index = groups.q_index.to(device);
@@ -41,16 +27,20 @@ struct Leaves {
   Leaves(int64_t tokens, int64_t keys, int64_t heads, int64_t dim, int seed) {
     torch::manual_seed(static_cast<uint64_t>(seed));
     const auto leaf = [](at::IntArrayRef sizes) {
-      return torch::randn(sizes, torch::kFloat64).requires_grad_(true);
+      return torch::randn(sizes, torch::kFloat64).to(test_device()).requires_grad_(true);
     };
     q = leaf({tokens, heads, dim});
     k = leaf({keys, heads, dim});
     v = leaf({keys, heads, dim});
     row_scale = leaf({tokens});
   }
-  Leaves as(torch::ScalarType type) const {
+  Leaves as(torch::ScalarType type) const { return to(q.device(), type); }
+  Leaves on(torch::Device device) const { return to(device, q.scalar_type()); }
+  Leaves to(torch::Device device, torch::ScalarType type) const {
     Leaves other;
-    const auto cast = [type](const torch::Tensor& x) { return x.detach().to(type).requires_grad_(true); };
+    const auto cast = [&](const torch::Tensor& x) {
+      return x.detach().to(device, type).clone().requires_grad_(true);
+    };
     other.q = cast(q);
     other.k = cast(k);
     other.v = cast(v);
@@ -83,7 +73,7 @@ inline Groups random_groups(int64_t tokens, int64_t keys, int seed) {
   index.kv_index.push_back(below(keys));
   index.q_offsets.push_back(static_cast<int64_t>(index.q_index.size()));
   index.kv_offsets.push_back(static_cast<int64_t>(index.kv_index.size()));
-  return to_groups(index, torch::kCPU);
+  return to_groups(index, test_device());
 }
 
 // Compares backward() of the float64 scalar loss() with central differences in every element of every leaf.

@@ -23,18 +23,18 @@ struct Film {
   Film(AttentionKind kind, int64_t groups, int64_t batch = 1)
       : x(batch * kTokens, batch * kTokens, 2, 3, 5), router(6, groups) {
     torch::manual_seed(17);
-    router->to(torch::kFloat64);
-    hidden = torch::randn({batch * kTokens, 6}, torch::kFloat64);
+    router->to(test_device(), torch::kFloat64);
+    hidden = torch::randn({batch * kTokens, 6}, torch::kFloat64).to(test_device());
     config.kind = kind;
     config.groups = groups;
     config.windows = {.rows = 2, .cols = 2, .temporal_group = 2};
   }
   Tensor run(int64_t batch = 1) {
-    return visual_attention(x.q, x.k, x.v, plan_static_groups(kLayout, config, batch, torch::kCPU),
+    return visual_attention(x.q, x.k, x.v, plan_static_groups(kLayout, config, batch, test_device()),
                             router->forward(hidden), config);
   }
   Tensor over(const GroupIndex& groups, const Tensor& row_scale = {}) {
-    return grouped_attention(x.q, x.k, x.v, to_groups(groups, torch::kCPU), row_scale).out_LND;
+    return grouped_attention(x.q, x.k, x.v, to_groups(groups, test_device()), row_scale).out_LND;
   }
 };
 
@@ -73,7 +73,7 @@ TEST(VisualAttention, OneGroupEqualsFullAttentionTimesItsProbability) {
 
 TEST(VisualAttention, TheRouterLearnsThroughItsTopProbability) {
   Film film(AttentionKind::kMoga, 3);
-  const Tensor weights = torch::randn({kTokens, 2, 3}, torch::kFloat64);
+  const Tensor weights = torch::randn({kTokens, 2, 3}, torch::kFloat64).to(test_device());
   test::expect_gradients([&] { return (film.run() * weights).sum(); },
                          {film.router->linear->weight, film.router->linear->bias, film.x.q});
   EXPECT_GT(film.router->linear->weight.grad().abs().max().item<double>(), 1e-4);
@@ -99,14 +99,14 @@ TEST(VisualAttention, SamplesOfABatchDoNotMix) {
 
 TEST(VisualAttention, TellsWhatIsMissing) {
   Film film(AttentionKind::kMoga, 3);
-  const auto plan = plan_static_groups(kLayout, film.config, 1, torch::kCPU);
+  const auto plan = plan_static_groups(kLayout, film.config, 1, test_device());
   const auto run = [&](const Routing& routing) {
     return visual_attention(film.x.q, film.x.k, film.x.v, plan, routing, film.config);
   };
   EXPECT_THROW(run(Routing{}), Error);
   film.config.kind = AttentionKind::kFull;
   EXPECT_THROW(run(Routing{}), Error);
-  EXPECT_THROW(plan_static_groups(kLayout, film.config, 0, torch::kCPU), Error);
+  EXPECT_THROW(plan_static_groups(kLayout, film.config, 0, test_device()), Error);
 }
 
 }  // namespace

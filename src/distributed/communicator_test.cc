@@ -14,11 +14,11 @@ using torch::Tensor;
 // Distinct on every rank; every rank can make that of any other.
 Tensor values_of(int64_t rank, at::IntArrayRef sizes, torch::ScalarType type = torch::kFloat32) {
   const auto generator = at::detail::createCPUGenerator(static_cast<uint64_t>(100 + rank));
-  return (torch::randn(sizes, generator) * 8).to(type);
+  return (torch::randn(sizes, generator) * 8).to(test_device(), type);
 }
 
 Tensor sum_over_ranks(int64_t size, at::IntArrayRef sizes) {
-  Tensor sum = torch::zeros(sizes);
+  Tensor sum = torch::zeros(sizes, test_device());
   for (int64_t r = 0; r < size; ++r) {
     sum = sum + values_of(r, sizes);
   }
@@ -29,11 +29,12 @@ void sums_are_equal_everywhere(const std::shared_ptr<Communicator>& world) {
   Tensor values = values_of(world->rank(), {5, 7});
   world->all_reduce(values, "values");
   EXPECT_TRUE(torch::allclose(values, sum_over_ranks(world->size(), {5, 7}), 1e-5, 1e-5));
-  world->check_equal(std::string(static_cast<const char*>(values.data_ptr()), values.nbytes()), "sum");
-  Tensor counts = torch::full({3}, world->rank(), torch::kInt64);
+  const Tensor host = values.cpu();
+  world->check_equal(std::string(static_cast<const char*>(host.data_ptr()), host.nbytes()), "sum");
+  Tensor counts = torch::full({3}, world->rank(), torch::TensorOptions(test_device()).dtype(torch::kInt64));
   world->all_reduce(counts, "counts");
   EXPECT_EQ(counts[1].item<int64_t>(), world->size() * (world->size() - 1) / 2);
-  world->all_reduce(torch::empty({0}), "nothing");
+  world->all_reduce(torch::empty({0}, test_device()), "nothing");
 }
 
 TEST(Communicator, SumsUnderWayTogether) {
@@ -41,7 +42,7 @@ TEST(Communicator, SumsUnderWayTogether) {
     std::vector<Tensor> values;
     std::vector<Pending> pending;
     for (int64_t i = 0; i < 20; ++i) {
-      values.push_back(torch::full({1000 + i}, static_cast<double>(world->rank() + i)));
+      values.push_back(torch::full({1000 + i}, static_cast<double>(world->rank() + i), test_device()));
       pending.push_back(world->all_reduce_start(values.back(), "many"));
     }
     for (int64_t i = 19; i >= 0; --i) {
@@ -98,7 +99,8 @@ void exchanges_uneven_and_empty_pieces(const std::shared_ptr<Communicator>& worl
   // What rank a holds for rank b.
   const auto count = [](int64_t a, int64_t b) { return (3 * a + 5 * b) % 7; };
   const auto piece = [&](int64_t a, int64_t b) {
-    return torch::full({count(a, b)}, static_cast<double>(10 * a + b)).to(torch::kBFloat16);
+    return torch::full({count(a, b)}, static_cast<double>(10 * a + b),
+                       torch::TensorOptions(test_device()).dtype(torch::kBFloat16));
   };
   std::vector<int64_t> send;
   std::vector<int64_t> receive;
@@ -114,7 +116,7 @@ void exchanges_uneven_and_empty_pieces(const std::shared_ptr<Communicator>& worl
       torch::equal(world->all_to_all(torch::cat(input), send, receive, "pieces"), torch::cat(expected)));
   // Nobody holds anything, and only rank 0 holds something, for the last rank.
   std::vector<int64_t> nothing(static_cast<size_t>(P), 0);
-  EXPECT_EQ(world->all_to_all(torch::empty({0}), nothing, nothing, "nothing").numel(), 0);
+  EXPECT_EQ(world->all_to_all(torch::empty({0}, test_device()), nothing, nothing, "nothing").numel(), 0);
   send = nothing;
   receive = nothing;
   if (world->rank() == 0) {
@@ -123,7 +125,8 @@ void exchanges_uneven_and_empty_pieces(const std::shared_ptr<Communicator>& worl
   if (world->rank() == P - 1) {
     receive.front() = 4;
   }
-  const Tensor one = world->all_to_all(torch::ones({world->rank() == 0 ? 4 : 0}), send, receive, "one");
+  const Tensor one =
+      world->all_to_all(torch::ones({world->rank() == 0 ? 4 : 0}, test_device()), send, receive, "one");
   EXPECT_EQ(one.numel(), world->rank() == P - 1 ? 4 : 0);
 }
 
@@ -141,9 +144,11 @@ TEST(Communicator, ManyLargeExchangesOnBorrowedMemory) {
   in_ranks({4}, [](const auto& world) {
     for (int64_t i = 0; i < 50; ++i) {
       const std::vector<int64_t> counts(4, 50000 + i);
-      const Tensor received = world->all_to_all(
-          torch::full({4 * counts[0]}, static_cast<double>(world->rank())), counts, counts, "large");
-      const Tensor ranks = torch::arange(4, torch::kFloat32).repeat_interleave(counts[0]);
+      const Tensor received =
+          world->all_to_all(torch::full({4 * counts[0]}, static_cast<double>(world->rank()), test_device()),
+                            counts, counts, "large");
+      const Tensor ranks = torch::arange(4, torch::TensorOptions(test_device()).dtype(torch::kFloat32))
+                               .repeat_interleave(counts[0]);
       ASSERT_TRUE(torch::equal(received, ranks));
     }
     EXPECT_GT(world->seconds_waited(), 0);
@@ -156,7 +161,7 @@ TEST(Communicator, GroupsWorkBesideEachOther) {
     const auto group = world->group(fmt::format("column{}", column), {column, column + 2});
     EXPECT_EQ(group->size(), 2);
     EXPECT_EQ(group->rank(), world->rank() / 2);
-    Tensor values = torch::full({2}, static_cast<double>(world->rank()));
+    Tensor values = torch::full({2}, static_cast<double>(world->rank()), test_device());
     group->all_reduce(values, "values");
     EXPECT_EQ(values[0].item<double>(), static_cast<double>(2 * column + 2));
     EXPECT_THROW(world->group("others", {(world->rank() + 1) % 4}), Error);

@@ -35,16 +35,17 @@ struct DitPass {
 DitPass run_dit(const DitConfig& config, bool recompute, const std::shared_ptr<Communicator>& ranks) {
   torch::manual_seed(5);
   WanDit dit(config);
+  dit->to(test_device());
   dit->recompute_blocks(recompute);
   const std::vector<FilmLayout> films = {{5, 2, 3, {0, 2}}, {5, 2, 3, {0, 1, 4}}};
   const DitPlan plan =
-      plan_dit(films, GlobalText::kLastCaption, config, torch::kCPU, torch::kFloat32, nullptr, ranks);
-  const Tensor latent = torch::randn({2, 4, 5, 4, 6});
-  const Tensor captions = torch::randn({2, plan.captions, 5, config.text_dim});
-  const Tensor target = torch::randn({2, 4, 5, 4, 6});
+      plan_dit(films, GlobalText::kLastCaption, config, test_device(), torch::kFloat32, nullptr, ranks);
+  const Tensor latent = torch::randn({2, 4, 5, 4, 6}).to(test_device());
+  const Tensor captions = torch::randn({2, plan.captions, 5, config.text_dim}).to(test_device());
+  const Tensor target = torch::randn({2, 4, 5, 4, 6}).to(test_device());
   DitPass pass;
   const Tensor prediction =
-      dit->forward(latent, torch::tensor({400.0, 700.0}, torch::kFloat64), captions, plan);
+      dit->forward(latent, torch::tensor({400.0, 700.0}, torch::kFloat64).to(test_device()), captions, plan);
   const Tensor loss = (prediction - target).square().mean();
   loss.backward();
   pass.prediction = prediction.detach();
@@ -79,8 +80,8 @@ TEST(DitParallel, PredictionAndGradientsAreThoseOfOneProcess) {
           EXPECT_LE(relative_error(split.gradients.at(name), gradient), 5e-5) << name;
         }
         // The same bits on all ranks: each goes on to the next step with its own copy.
-        world->check_equal({static_cast<const char*>(split.prediction.data_ptr()), split.prediction.nbytes()},
-                           "prediction");
+        const Tensor host = split.prediction.cpu().contiguous();
+        world->check_equal({static_cast<const char*>(host.data_ptr()), host.nbytes()}, "prediction");
       }
     }
   });
@@ -92,9 +93,9 @@ TEST(DitParallel, PlansOfASetHaveOneSize) {
     const std::vector<FilmLayout> films = {{5, 2, 3, {0, 2}}, {5, 2, 3, {0, 1, 4}}};
     const DitPlanSizes sizes = dit_plan_sizes(films, GlobalText::kNone, config, world);
     DitPlan first =
-        plan_dit({films[0]}, GlobalText::kNone, config, torch::kCPU, torch::kFloat32, &sizes, world);
+        plan_dit({films[0]}, GlobalText::kNone, config, test_device(), torch::kFloat32, &sizes, world);
     DitPlan second =
-        plan_dit({films[1]}, GlobalText::kNone, config, torch::kCPU, torch::kFloat32, &sizes, world);
+        plan_dit({films[1]}, GlobalText::kNone, config, test_device(), torch::kFloat32, &sizes, world);
     const auto a = plan_tensors(first);
     const auto b = plan_tensors(second);
     ASSERT_EQ(a.size(), b.size());

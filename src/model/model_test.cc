@@ -3,6 +3,7 @@
 
 #include "attention/torch_compat.h"
 #include "base/error.h"
+#include "distributed/device_test_util.h"
 #include "model/wan_dit.h"
 #include "model/weights.h"
 
@@ -43,17 +44,18 @@ TEST(Weights, MisfitsAreListed) {
 std::pair<torch::Tensor, TensorMap> loss_and_gradients(WanDit& dit, bool recompute,
                                                        std::optional<torch::ScalarType> autocast) {
   const DitConfig& config = dit->config();
-  const DitPlan plan = plan_dit({{3, 4, 4, {0, 2}}}, GlobalText::kNone, config, torch::kCPU);
+  const DitPlan plan = plan_dit({{3, 4, 4, {0, 2}}}, GlobalText::kNone, config, test_device());
   torch::manual_seed(3);
-  const torch::Tensor latent = torch::randn({1, config.in_channels, 3, 8, 8});
-  const torch::Tensor captions = torch::randn({1, 2, 5, config.text_dim});
+  const torch::Tensor latent = torch::randn({1, config.in_channels, 3, 8, 8}).to(test_device());
+  const torch::Tensor captions = torch::randn({1, 2, 5, config.text_dim}).to(test_device());
   dit->zero_grad();
   dit->recompute_blocks(recompute);
   DitTrace trace;
   torch::Tensor loss;
   {
-    const compat::Autocast cast(torch::kCPU, autocast);
-    const torch::Tensor out = dit->forward(latent, torch::full({1}, 500.0), captions, plan, &trace);
+    const compat::Autocast cast(test_device(), autocast);
+    const torch::Tensor out =
+        dit->forward(latent, torch::full({1}, 500.0, test_device()), captions, plan, &trace);
     EXPECT_EQ(trace.routing.size(), static_cast<size_t>(config.layers));
     loss = out.square().mean();
     for (const Routing& routing : trace.routing) {
@@ -74,6 +76,7 @@ TEST(WanDit, RecomputedBlocksGiveTheSameGradients) {
   config.attention.kind = AttentionKind::kMoga;
   config.attention.groups = 3;
   WanDit dit(config);
+  dit->to(test_device());
   for (const auto autocast : {std::optional<torch::ScalarType>(), std::optional(torch::kBFloat16)}) {
     const auto [loss, kept] = loss_and_gradients(dit, false, autocast);
     const auto [again, recomputed] = loss_and_gradients(dit, true, autocast);

@@ -129,8 +129,8 @@ class WanBlockImpl : public torch::nn::Module {
                         const DitPlan& plan, DitTrace* trace) {
     const auto m = (modulation_ + time_B6C).chunk(6, 1);  // six [B, 1, C]: shift, scale, gate, twice
     x_BLC = gated_sum(x_BLC, m[2], self_attn_->forward(modulated_norm(x_BLC, m[0], m[1], eps_), plan, trace));
-    const torch::Tensor cross_in = affine_norm(x_BLC, norm3_->weight, norm3_->bias, eps_);
-    x_BLC = x_BLC + cross_attn_->forward(cross_in, text_RC, plan, trace);
+    x_BLC = x_BLC + cross_attn_->forward(affine_norm(x_BLC, norm3_->weight, norm3_->bias, eps_), text_RC,
+                                         plan, trace);
     const torch::Tensor ffn_in = modulated_norm(x_BLC, m[3], m[4], eps_);
     const torch::Tensor ffn_out = ffn_(ffn_in);
     x_BLC = gated_sum(x_BLC, m[5], ffn_out);

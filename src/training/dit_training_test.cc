@@ -8,6 +8,7 @@
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "distributed/device_test_util.h"
 #include "io/safetensors.h"
 #include "media/video.h"
 #include "training/adapters.h"
@@ -22,8 +23,6 @@ namespace {
 namespace fs = std::filesystem;
 using testing::ElementsAre;
 using testing::HasSubstr;
-
-const torch::Device kHere(torch::kCPU);
 
 class DitTraining : public testing::Test {
  protected:
@@ -85,13 +84,13 @@ class DitTraining : public testing::Test {
   }
   LatentSource source(const std::string& cache) const {
     const ModelFolder folder(config_.model);
-    return {folder.vae_fingerprint(), [folder] { return folder.load_vae(kHere); }, path_ / cache};
+    return {folder.vae_fingerprint(), [folder] { return folder.load_vae(test_device()); }, path_ / cache};
   }
   static torch::Tensor output_of(WanDit dit) {
     const torch::NoGradGuard guard;
     dit->eval();
     const DitConfig& sizes = dit->config();
-    const auto plan = plan_dit({{3, 3, 4, {0, 1}}}, GlobalText::kNone, sizes, kHere);
+    const auto plan = plan_dit({{3, 3, 4, {0, 1}}}, GlobalText::kNone, sizes, test_device());
     torch::manual_seed(8);
     const torch::Tensor latent = torch::randn({1, 16, 3, 6, 8});
     return dit->forward(latent, torch::full({1}, 500.0), torch::randn({1, 2, 4, sizes.text_dim}), plan);
@@ -109,7 +108,7 @@ TEST_F(DitTraining, AnAdapterGoesToAFileAndBack) {
   config_.lora.targets = {"self_attn.q", "v", "ffn.0"};
   config_.stages[0].learning_rate = 1e-2;
   const std::string before = read_file(fs::path(config_.model) / "dit.safetensors");
-  EXPECT_EQ(train_dit(config_, kHere), TrainEnd::kFinished);
+  EXPECT_EQ(train_dit(config_, test_device()), TrainEnd::kFinished);
   EXPECT_EQ(read_file(fs::path(config_.model) / "dit.safetensors"), before);  // the base stays
 
   const SafetensorsFile file(fs::path(config_.work) / "lora.safetensors");
@@ -121,7 +120,7 @@ TEST_F(DitTraining, AnAdapterGoesToAFileAndBack) {
 
   // The loader of adapters makes the model that was trained.
   const auto saved = Checkpoints(config_.work, 1).load_newest();
-  WanDit trained = ModelFolder(config_.model).load_dit(kHere);
+  WanDit trained = ModelFolder(config_.model).load_dit(test_device());
   const TrainedWeights weights(trained, config_);
   const torch::NoGradGuard guard;
   for (auto& item : trained->named_parameters()) {
@@ -132,8 +131,8 @@ TEST_F(DitTraining, AnAdapterGoesToAFileAndBack) {
   ModelSource with(config_.model);
   with.loras = {{file.path(), 1}};
   const torch::Tensor expected = output_of(trained);
-  EXPECT_TRUE(output_of(ModelFolder(with).load_dit(kHere)).allclose(expected, 1e-3, 1e-4));
-  EXPECT_FALSE(output_of(ModelFolder(config_.model).load_dit(kHere)).allclose(expected, 1e-3, 1e-4));
+  EXPECT_TRUE(output_of(ModelFolder(with).load_dit(test_device())).allclose(expected, 1e-3, 1e-4));
+  EXPECT_FALSE(output_of(ModelFolder(config_.model).load_dit(test_device())).allclose(expected, 1e-3, 1e-4));
 }
 
 TEST_F(DitTraining, RoutersAloneCanBeTrained) {
@@ -141,7 +140,7 @@ TEST_F(DitTraining, RoutersAloneCanBeTrained) {
   config_.trained = TrainedPart::kRouter;
   config_.recompute = true;
   const TensorMap before = SafetensorsFile(fs::path(config_.model) / "dit.safetensors").read_all();
-  train_dit(config_, kHere);
+  train_dit(config_, test_device());
   int changed = 0;
   for (const auto& [name, tensor] : SafetensorsFile(fs::path(config_.model) / "dit.safetensors").read_all()) {
     const bool same = tensor.equal(before.at(name));
@@ -157,19 +156,20 @@ TEST_F(DitTraining, WhatCannotBeTrainedIsSaid) {
   fs::copy_file(path_ / "model/dit.safetensors", path_ / "wan/diffusion_pytorch_model.safetensors");
   TrainConfig wan = config_;
   wan.model = (path_ / "wan").string();
-  EXPECT_THAT(error_of([&] { train_dit(wan, kHere); }), HasSubstr("does not take a trained transformer"));
+  EXPECT_THAT(error_of([&] { train_dit(wan, test_device()); }),
+              HasSubstr("does not take a trained transformer"));
   config_.start_from = config_.model;
   config_.trained = TrainedPart::kLora;
   config_.lora.targets = {"self_attn.q", "qkv"};
-  EXPECT_THAT(error_of([&] { train_dit(config_, kHere); }),
+  EXPECT_THAT(error_of([&] { train_dit(config_, test_device()); }),
               HasSubstr("no linear layer is called 'qkv'; there are cross_attn.k, cross_attn.o"));
   config_.lora.targets = {"q"};
   config_.lora.rank = 500;
-  EXPECT_THAT(error_of([&] { train_dit(config_, kHere); }), HasSubstr("an adapter of rank 500"));
+  EXPECT_THAT(error_of([&] { train_dit(config_, test_device()); }), HasSubstr("an adapter of rank 500"));
 }
 
 TEST_F(DitTraining, FrozenTextIsEmbeddedOnceAndTheLossIsTheSame) {
-  train_dit(config_, kHere);
+  train_dit(config_, test_device());
   const fs::path cache = fs::path(config_.work) / "cache";
   size_t texts = 0;
   for (const auto& entry : fs::directory_iterator(cache / "captions")) {
@@ -182,11 +182,11 @@ TEST_F(DitTraining, FrozenTextIsEmbeddedOnceAndTheLossIsTheSame) {
   config_.train_text = true;
   config_.start_from = config_.model;
   make_tiny_model(path_ / "model");
-  train_dit(config_, kHere);
+  train_dit(config_, test_device());
   config_.work = (path_ / "start").string();
   config_.train_text = false;
   make_tiny_model(path_ / "model");
-  train_dit(config_, kHere);
+  train_dit(config_, test_device());
   EXPECT_NEAR(read_metrics(path_ / "start")[0]["loss"].get<double>(),
               read_metrics(path_ / "live")[0]["loss"].get<double>(), 1e-4);
   EXPECT_TRUE(frozen[0]["sparsity"].is_number());
@@ -257,7 +257,7 @@ TEST_F(DitTraining, FilmsGoToTheBucketOfTheirShapeAndLength) {
   config_.data.folder = (path_ / "clips").string();
   config_.stages[0].buckets = {{0, 0, 3}, {48, 64, 5}};
   config_.stages[0].steps = 12;
-  EXPECT_EQ(train_dit(config_, kHere), TrainEnd::kFinished);
+  EXPECT_EQ(train_dit(config_, test_device()), TrainEnd::kFinished);
   EXPECT_EQ(read_metrics(config_.work).size(), 12U);
 }
 
@@ -304,10 +304,10 @@ TEST_F(DitTraining, ValidationAndSamplesComeEveryFewSteps) {
   options.make_sample = [&](const ModelSource& model, const fs::path& script, const fs::path& film) {
     EXPECT_EQ(script, "a/script.yaml");
     ModelFolder(model).check_complete();
-    ModelFolder(model).load_dit(kHere);
+    ModelFolder(model).load_dit(test_device());
     films.push_back(film.string());
   };
-  train_dit(config_, kHere, options);
+  train_dit(config_, test_device(), options);
   std::vector<int64_t> steps;
   for (const auto& line : read_metrics(config_.work)) {
     if (line.contains("validation")) {
@@ -325,15 +325,16 @@ TEST_F(DitTraining, TheShareOfPairsIsCounted) {
   DitConfig dit = ModelFolder(config_.model).config().dit;
   dit.attention.kind = AttentionKind::kDynamic;
   const FilmLayout layout = {2, 2, 2, {0}};
-  const DitPlan plan = plan_dit({layout, layout}, GlobalText::kNone, dit, kHere);
+  const DitPlan plan = plan_dit({layout, layout}, GlobalText::kNone, dit, test_device());
   Routing routing;
   routing.probs_LM = torch::ones({16, 3}) / 3;
   routing.group_ids_L = torch::tensor({0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2});
   // The first film has groups of 4 and 4 tokens, half of its pairs; the second has one of 8, all.
   EXPECT_NEAR(attention_share(plan, &routing).item<double>(), (0.5 + 1) / 2, 1e-6);
   dit.attention.kind = AttentionKind::kFull;
-  EXPECT_NEAR(attention_share(plan_dit({layout}, GlobalText::kNone, dit, kHere), nullptr).item<double>(), 1,
-              1e-6);
+  EXPECT_NEAR(
+      attention_share(plan_dit({layout}, GlobalText::kNone, dit, test_device()), nullptr).item<double>(), 1,
+      1e-6);
 }
 
 TEST_F(DitTraining, ConfigsAreChecked) {

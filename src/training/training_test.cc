@@ -9,6 +9,7 @@
 
 #include "base/atomic_file.h"
 #include "base/error.h"
+#include "distributed/device_test_util.h"
 #include "io/safetensors.h"
 #include "training/metrics.h"
 #include "training/tiny_model.h"
@@ -65,8 +66,6 @@ class Training : public testing::Test {
   fs::path path_;
 };
 
-const torch::Device kCpu(torch::kCPU);
-
 std::string message_of(const std::function<void()>& action) {
   try {
     action();
@@ -81,7 +80,7 @@ TEST_F(Training, FlatParametersCollectGradients) {
   torch::nn::Linear b(2, 1);
   const torch::Tensor weight = a->weight.detach().clone();
   b->bias.set_requires_grad(false);
-  FlatParameters flat({{"a", a.get()}, {"", b.get()}}, kCpu);
+  FlatParameters flat({{"a", a.get()}, {"", b.get()}}, test_device());
   ASSERT_EQ(flat.values().numel(), 10);  // all but the frozen bias
   EXPECT_TRUE(flat.named(flat.values()).at("a.weight").equal(weight));
   EXPECT_EQ(flat.named(flat.values()).count("weight"), 1U);
@@ -124,7 +123,7 @@ TEST_F(Training, VaeLossFallsAndLatentScaleIsMeasured) {
   vae.crop = 32;
   vae.stages[0].steps = 40;
   vae.stages[0].learning_rate = 3e-3;
-  EXPECT_EQ(train_vae(vae, kCpu), TrainEnd::kFinished);
+  EXPECT_EQ(train_vae(vae, test_device()), TrainEnd::kFinished);
   const auto curve = losses(vae);
   ASSERT_EQ(curve.size(), 40U);
   EXPECT_LT(std::accumulate(curve.end() - 5, curve.end(), 0.0),
@@ -142,12 +141,12 @@ TEST_F(Training, DecoderOnlyKeepsTheLatents) {
   vae.stages[0].steps = 2;
   const torch::Tensor video = torch::rand({1, 3, 5, 32, 32}) * 2 - 1;
   const torch::NoGradGuard guard;
-  WanVae before = model.load_vae(kCpu);
+  WanVae before = model.load_vae(test_device());
   {
     const torch::AutoGradMode gradient(true);
-    train_vae(vae, kCpu);
+    train_vae(vae, test_device());
   }
-  WanVae after = ModelFolder(vae.model).load_vae(kCpu);
+  WanVae after = ModelFolder(vae.model).load_vae(test_device());
   EXPECT_TRUE(after->encode(video).allclose(before->encode(video), 1e-3, 1e-3));
   EXPECT_FALSE(
       after->decode(before->encode(video)).allclose(before->decode(before->encode(video)), 1e-6, 1e-6));
@@ -159,7 +158,7 @@ TEST_F(Training, DitLossFalls) {
   dit.stages[0].steps = 25;
   dit.stages[0].batch = 4;
   dit.stages[0].learning_rate = 3e-3;
-  EXPECT_EQ(train_dit(dit, kCpu), TrainEnd::kFinished);
+  EXPECT_EQ(train_dit(dit, test_device()), TrainEnd::kFinished);
   const auto curve = losses(dit);
   EXPECT_LT(curve.back(), curve.front());
 }
@@ -175,7 +174,7 @@ TEST_F(Training, GoldenCurve) {
   dit.stages[0].batch = 8;
   dit.stages[0].learning_rate = 4e-3;
   dit.stages[0].warmup = 10;
-  EXPECT_EQ(train_dit(dit, kCpu), TrainEnd::kFinished);
+  EXPECT_EQ(train_dit(dit, test_device()), TrainEnd::kFinished);
   constexpr std::array<double, 7> kGolden = {1.2585, 1.1307, 0.8984, 0.6920, 0.6101, 0.5704, 0.5906};
   const auto curve = losses(dit);
   ASSERT_EQ(curve.size(), 61U);
@@ -188,13 +187,13 @@ TEST_F(Training, GoldenCurve) {
 TEST_F(Training, Bfloat16FollowsFloat32) {
   make_tiny_model(path_ / "model");
   TrainConfig dit = config(TrainKind::kDit, "float32");
-  train_dit(dit, kCpu);
+  train_dit(dit, test_device());
   const auto expected = losses(dit);
   make_tiny_model(path_ / "model");
   dit.work = (path_ / "bfloat16").string();
   dit.precision = TrainPrecision::kBfloat16;
   dit.recompute = true;
-  train_dit(dit, kCpu);
+  train_dit(dit, test_device());
   const auto found = losses(dit);
   ASSERT_EQ(found.size(), expected.size());
   EXPECT_NE(found, expected);
@@ -207,7 +206,7 @@ TEST_F(Training, Bfloat16FollowsFloat32) {
 TEST_F(Training, ResumeIsExact) {
   make_tiny_model(path_ / "model");
   TrainConfig whole = config(TrainKind::kDit, "whole");
-  train_dit(whole, kCpu);
+  train_dit(whole, test_device());
   const TensorMap expected = SafetensorsFile(fs::path(whole.model) / "dit.safetensors").read_all();
   const auto expected_losses = losses(whole);
   make_tiny_model(path_ / "model");
@@ -221,10 +220,10 @@ TEST_F(Training, ResumeIsExact) {
     }
     std::raise(SIGTERM);
   });
-  TrainEnd end = train_dit(parts, kCpu);
+  TrainEnd end = train_dit(parts, test_device());
   stopper.join();
   while (end == TrainEnd::kInterrupted) {
-    end = train_dit(parts, kCpu);
+    end = train_dit(parts, test_device());
   }
   EXPECT_EQ(end, TrainEnd::kFinished);
   const TensorMap found = SafetensorsFile(fs::path(parts.model) / "dit.safetensors").read_all();
@@ -238,11 +237,11 @@ TEST_F(Training, OtherSettingsDoNotContinueACheckpoint) {
   make_tiny_model(path_ / "model");
   TrainConfig dit = config(TrainKind::kDit, "dit");
   dit.stages[0].steps = 2;
-  train_dit(dit, kCpu);
+  train_dit(dit, test_device());
   dit.balance_weight = 0.5;
-  EXPECT_THAT(message_of([&] { train_dit(dit, kCpu); }),
+  EXPECT_THAT(message_of([&] { train_dit(dit, test_device()); }),
               HasSubstr("other settings (balance_weight: 0.1 there, 0.5 here)"));
-  EXPECT_EQ(train_dit(dit, kCpu, {.accept_changes = true, .make_sample = {}}), TrainEnd::kFinished);
+  EXPECT_EQ(train_dit(dit, test_device(), {.accept_changes = true, .make_sample = {}}), TrainEnd::kFinished);
 }
 
 TEST_F(Training, RealClipsWithCaptions) {
@@ -267,7 +266,7 @@ TEST_F(Training, RealClipsWithCaptions) {
   dit.stages[0].latent_frames = 16;
   dit.stages[0].steps = 20;
   dit.stages[0].learning_rate = 5e-3;
-  EXPECT_EQ(train_dit(dit, kCpu), TrainEnd::kFinished);
+  EXPECT_EQ(train_dit(dit, test_device()), TrainEnd::kFinished);
   const auto curve = losses(dit);
   EXPECT_LT(curve.back(), curve.front());
 }
