@@ -195,7 +195,7 @@ TEST_F(Film, GivenFirstFrameIsHeldAndTheRestFollowsIt) {
     WanVae vae = ModelFolder(path_ / "model").load_vae(test_device());
     const torch::NoGradGuard guard;
     const torch::Tensor pixels = (torch::tensor({200.0F, 40.0F, 90.0F}) / 127.5 - 1).view({1, 3, 1, 1, 1});
-    const torch::Tensor held = vae->encode(pixels.expand({1, 3, 1, 48, 64}));
+    const torch::Tensor held = vae->encode(pixels.expand({1, 3, 1, 48, 64}).to(test_device())).cpu();
     EXPECT_TRUE(film.latent_ZFHW.slice(1, 0, 1).allclose(held[0], 1e-5, 1e-5)) << solver;
     EXPECT_FALSE(film.latent_ZFHW.slice(1, 1).allclose(without.slice(1, 1), 1e-3, 1e-3)) << solver;
     EXPECT_FALSE(film.settings.first_frame.empty());

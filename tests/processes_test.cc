@@ -221,7 +221,9 @@ TEST_F(Processes, AResumedRunHasTheSameBits) {
   fs::remove_all(path_ / "resumed" / "checkpoint-00000004");
   ASSERT_EQ(moga(train("resumed", 4, 2, kSteps)), 0) << errors();
   EXPECT_THAT(errors(), HasSubstr("at step 2"));
-  EXPECT_EQ(weight_difference(path_ / "whole", path_ / "resumed", kSteps), 0);
+  // On GPUs sums of gradients come in any order.
+  EXPECT_LE(weight_difference(path_ / "whole", path_ / "resumed", kSteps),
+            test_device().is_cuda() ? 1e-4 : 0);
 }
 
 TEST_F(Processes, ARunGoesOnAfterALossAndWithAnotherNumberOfThem) {

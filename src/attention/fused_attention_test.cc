@@ -14,22 +14,15 @@ namespace {
 
 using torch::Tensor;
 
-Groups to_gpu(Groups groups) {
-  groups.q_index = groups.q_index.to(torch::kCUDA);
-  groups.kv_index = groups.kv_index.to(torch::kCUDA);
-  groups.plan_cache.reset();
-  return groups;
-}
-
 // Outputs and gradients of bfloat16 on the GPU against float64 of the same rounded numbers on the CPU.
 void expect_like_cpu(const Groups& groups, int64_t tokens, int64_t keys, int64_t dim, int seed) {
   const test::Leaves rounded = test::Leaves(tokens, keys, 3, dim, seed).as(torch::kBFloat16);
-  const test::Leaves exact = rounded.as(torch::kFloat64);
+  const test::Leaves exact = rounded.to(torch::kCPU, torch::kFloat64);
   test::Leaves gpu = rounded;
   for (Tensor* leaf : {&gpu.q, &gpu.k, &gpu.v, &gpu.row_scale}) {
     *leaf = leaf->detach().to(torch::kCUDA).requires_grad_(true);
   }
-  const Groups on_gpu = to_gpu(groups);
+  const Groups on_gpu = test::on_device(groups, torch::kCUDA);
   ASSERT_TRUE(can_fuse_attention(gpu.q, gpu.k, on_gpu));
   const AttentionOutput a = grouped_attention(exact.q, exact.k, exact.v, groups, exact.row_scale);
   const AttentionOutput b = grouped_attention(gpu.q, gpu.k, gpu.v, on_gpu, gpu.row_scale);
@@ -58,7 +51,7 @@ TEST(FusedAttention, MatchesTheCpuOnRandomGroups) {
   }
   for (int seed = 0; seed < 12; ++seed) {
     const int64_t dim = std::array<int64_t, 4>{16, 32, 64, 128}.at(static_cast<size_t>(seed) % 4);
-    expect_like_cpu(test::random_groups(13, 11, seed), 13, 11, dim, seed);
+    expect_like_cpu(test::on_device(test::random_groups(13, 11, seed), torch::kCPU), 13, 11, dim, seed);
   }
 }
 
@@ -110,7 +103,8 @@ TEST(FusedAttention, EveryBackendMatchesTheCpuOnUnevenGroups) {
       const test::Leaves leaves = test::Leaves(700, 700, 3, dim, 6).as(torch::kBFloat16);
       const auto attend = [&](const torch::Device device, torch::ScalarType type) {
         return grouped_attention(leaves.q.to(device, type), leaves.k.to(device, type),
-                                 leaves.v.to(device, type), device.is_cuda() ? to_gpu(groups) : groups,
+                                 leaves.v.to(device, type),
+                                 device.is_cuda() ? test::on_device(groups, torch::kCUDA) : groups,
                                  leaves.row_scale.to(device, type))
             .out_LND.to(torch::kCPU, torch::kFloat64);
       };
@@ -129,7 +123,7 @@ TEST(Autocast, CastsTheInputsOfGroupedAttention) {
   };
   const Tensor exact = attend();
   {
-    const compat::Autocast autocast(torch::kCPU, torch::kBFloat16);
+    const compat::Autocast autocast(test_device(), torch::kBFloat16);
     const Tensor out = attend();
     EXPECT_EQ(out.scalar_type(), torch::kBFloat16);
     EXPECT_LE((out - exact).abs().max().item<double>(), 0.05 * exact.abs().max().item<double>());

@@ -127,7 +127,8 @@ TEST(GroupedAttention, LongSegmentsInChunksEqualOneProduct) {
 TEST(GroupedAttention, StridedInputsAndUnusedGradients) {
   const Groups groups = random_groups(9, 9, 5);
   torch::manual_seed(5);
-  const Tensor qkv = torch::randn({9, 2, 3, 4}, torch::kFloat64).requires_grad_(true);  // L, N, (q k v), D
+  const Tensor qkv =  // L, N, (q k v), D
+      torch::randn({9, 2, 3, 4}, torch::kFloat64).to(test_device()).requires_grad_(true);
   const Tensor q = qkv.select(2, 0), k = qkv.select(2, 1), v = qkv.select(2, 2);
   const Tensor strided = grouped_attention(q, k, v, groups).out_LND;
   EXPECT_TRUE(torch::allclose(
@@ -210,8 +211,9 @@ TEST(GroupedAttention, SumsOfPartsEqualThePartsSummed) {
 }
 
 TEST(GroupedAttention, AnIndexChangedInPlaceIsStillChecked) {
-  Leaves x = Leaves(6, 6, 2, 8, 1).as(torch::kFloat32);
-  Groups groups = to_groups(full_groups(6), test_device());
+  // On a GPU the check would wait for the device.
+  Leaves x = Leaves(6, 6, 2, 8, 1).to(torch::kCPU, torch::kFloat32);
+  Groups groups = to_groups(full_groups(6), torch::kCPU);
   grouped_attention(x.q, x.k, x.v, groups);
   groups.kv_index[2] = 6;
   EXPECT_THROW(grouped_attention(x.q, x.k, x.v, groups), Error);
@@ -333,8 +335,8 @@ TEST(GroupedAttention, DispatcherKnowsTheOperator) {
                              torch::IValue()};
   op->callBoxed(&stack);
   ASSERT_EQ(stack.size(), 2U);
-  EXPECT_TRUE(
-      torch::equal(stack[0].toTensor(), grouped_attention(x.q, x.k, x.v, groups, x.row_scale).out_LND));
+  EXPECT_TRUE(torch::allclose(stack[0].toTensor(),
+                              grouped_attention(x.q, x.k, x.v, groups, x.row_scale).out_LND, 1e-12, 1e-12));
   stack[0].toTensor().sum().backward();
   EXPECT_TRUE(x.row_scale.grad().defined());
 }
@@ -349,8 +351,8 @@ std::string message_of(const std::function<void()>& body) {
 }
 
 TEST(GroupedAttention, WrongInputsAreRefusedWithWhatWasFound) {
-  Leaves x(6, 5, 2, 3, 1);
-  const Groups good = random_groups(6, 5, 1);
+  const Leaves x = Leaves(6, 5, 2, 3, 1).on(torch::kCPU);
+  const Groups good = test::on_device(random_groups(6, 5, 1), torch::kCPU);
   const auto with = [&](const std::function<void(Groups&)>& change) {
     Groups bad = good;
     change(bad);

@@ -72,7 +72,7 @@ TEST(SlotRows, MovesRowsOfPermutationsAndOfAnyIndex) {
     check_slots(groups_from_ids(torch::randint(0, 3, {19}, torch::kInt64), 3), 19, type, relative);
     check_slots(to_groups(full_groups(7), torch::kCPU), 7, type, relative);
     for (int seed = 0; seed < 4; ++seed) {
-      check_slots(test::random_groups(13, 11, seed), 13, type, relative);
+      check_slots(test::on_device(test::random_groups(13, 11, seed), torch::kCPU), 13, type, relative);
     }
   }
 }

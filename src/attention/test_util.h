@@ -17,6 +17,7 @@ namespace moga::test {
 inline Groups on_device(Groups groups, torch::Device device) {
   groups.q_index = groups.q_index.to(device);
   groups.kv_index = groups.kv_index.to(device);
+  groups.plan_cache.reset();
   return groups;
 }
 

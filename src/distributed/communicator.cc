@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <exception>
 #include <numeric>
 #include <thread>
 
@@ -136,6 +137,12 @@ Communicator::~Communicator() {
     // Their threads may wait for a lost rank until the time-out; the process is about to end anyway.
     static_cast<void>(impl_->gloo.release());
     static_cast<void>(impl_->nccl.release());
+  } else if (impl_->nccl && std::uncaught_exceptions() == 0) {
+    try {
+      close_nccl(*impl_->nccl);
+    } catch (const std::exception&) {
+      // Nothing is lost: the last operation is over.
+    }
   }
 }
 

@@ -14,6 +14,14 @@ void use_plain_sockets(Options& options) {
   }
 }
 
+// Early releases of libtorch 2 have no such thing.
+template <class Group>
+void shut_down(Group& group) {
+  if constexpr (requires { group.shutdown(); }) {
+    group.shutdown();
+  }
+}
+
 }  // namespace
 
 std::string first_line(const std::exception& error) {
@@ -67,10 +75,16 @@ EnginePtr make_nccl(const StorePtr& store, int64_t rank, int64_t size, std::chro
   return c10::make_intrusive<c10d::ProcessGroupNCCL>(store, static_cast<int>(rank), static_cast<int>(size),
                                                      options);
 }
+
+void close_nccl(Engine& nccl) {
+  shut_down(static_cast<c10d::ProcessGroupNCCL&>(nccl));
+}
 #else
 EnginePtr make_nccl(const StorePtr&, int64_t, int64_t, std::chrono::milliseconds) {
   return {};
 }
+
+void close_nccl(Engine&) {}
 #endif
 
 }  // namespace moga

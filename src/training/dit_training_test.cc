@@ -92,8 +92,9 @@ class DitTraining : public testing::Test {
     const DitConfig& sizes = dit->config();
     const auto plan = plan_dit({{3, 3, 4, {0, 1}}}, GlobalText::kNone, sizes, test_device());
     torch::manual_seed(8);
-    const torch::Tensor latent = torch::randn({1, 16, 3, 6, 8});
-    return dit->forward(latent, torch::full({1}, 500.0), torch::randn({1, 2, 4, sizes.text_dim}), plan);
+    const torch::Tensor latent = torch::randn({1, 16, 3, 6, 8}).to(test_device());
+    const torch::Tensor captions = torch::randn({1, 2, 4, sizes.text_dim}).to(test_device());
+    return dit->forward(latent, torch::full({1}, 500.0, test_device()), captions, plan);
   }
 
   fs::path path_;
@@ -327,8 +328,8 @@ TEST_F(DitTraining, TheShareOfPairsIsCounted) {
   const FilmLayout layout = {2, 2, 2, {0}};
   const DitPlan plan = plan_dit({layout, layout}, GlobalText::kNone, dit, test_device());
   Routing routing;
-  routing.probs_LM = torch::ones({16, 3}) / 3;
-  routing.group_ids_L = torch::tensor({0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2});
+  routing.probs_LM = torch::ones({16, 3}, test_device()) / 3;
+  routing.group_ids_L = torch::tensor({0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2}).to(test_device());
   // The first film has groups of 4 and 4 tokens, half of its pairs; the second has one of 8, all.
   EXPECT_NEAR(attention_share(plan, &routing).item<double>(), (0.5 + 1) / 2, 1e-6);
   dit.attention.kind = AttentionKind::kFull;

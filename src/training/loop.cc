@@ -29,6 +29,12 @@ nlohmann::ordered_json to_json(const torch::Tensor& value) {
   return list;
 }
 
+// Into a CUDA graph goes only what never waits for the device: not what processes send to each other, nor
+// attention over groups in float32, whose batches the host makes.
+bool can_record(const TrainConfig& config) {
+  return config.kind != TrainKind::kDit || config.precision == TrainPrecision::kBfloat16;
+}
+
 double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
@@ -44,8 +50,7 @@ class TrainingRun {
         world_(options.mesh ? options.mesh->world : nullptr),
         state_(start_state(config, flat, world_)),
         first_step_(resume()),
-        // What processes send to each other is not recorded.
-        replay_(flat.values().device(), config.cuda_graph && world_ == nullptr),
+        replay_(flat.values().device(), config.cuda_graph && world_ == nullptr && can_record(config)),
         progress_("train " + enum_name(config.kind), total_, "step", first_step_) {}
 
   TrainEnd run() {

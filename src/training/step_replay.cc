@@ -48,8 +48,12 @@ StepReplay::StepReplay(torch::Device device, bool graphs) {
 }
 
 StepReplay::~StepReplay() {
-  if (graph_) {
-    graph_->stream.synchronize();
+  try {
+    if (graph_) {
+      graph_->stream.synchronize();
+    }
+  } catch (const std::exception&) {
+    // After an error, of which this one is a consequence, there is nothing to wait for.
   }
 }
 

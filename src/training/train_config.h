@@ -200,7 +200,8 @@ struct TrainConfig {
     v("precision", s.precision,
       "float32, or bfloat16: products and attention in bfloat16, weights and sums in float32");
     v("cuda_graph", s.cuda_graph,
-      "On a GPU: replay each stage's step from a CUDA graph, which spares the time of launching kernels");
+      "On a GPU: replay each stage's step from a CUDA graph, which spares the time of launching kernels (a "
+      "transformer's only in bfloat16)");
     v("checkpoint_every", s.checkpoint_every, "Steps between checkpoints");
     v("keep_checkpoints", s.keep_checkpoints, "Newest checkpoints that are kept");
     v("spike_factor", s.spike_factor,

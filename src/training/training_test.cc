@@ -78,7 +78,7 @@ std::string message_of(const std::function<void()>& action) {
 TEST_F(Training, FlatParametersCollectGradients) {
   torch::nn::Linear a(3, 2);
   torch::nn::Linear b(2, 1);
-  const torch::Tensor weight = a->weight.detach().clone();
+  const torch::Tensor weight = a->weight.detach().clone().to(test_device());
   b->bias.set_requires_grad(false);
   FlatParameters flat({{"a", a.get()}, {"", b.get()}}, test_device());
   ASSERT_EQ(flat.values().numel(), 10);  // all but the frozen bias
@@ -86,7 +86,7 @@ TEST_F(Training, FlatParametersCollectGradients) {
   EXPECT_EQ(flat.named(flat.values()).count("weight"), 1U);
   EXPECT_EQ(flat.named(flat.values()).count("bias"), 0U);
   EXPECT_TRUE(a->weight.equal(weight));
-  b(a(torch::ones({1, 3}))).sum().backward();
+  b(a(torch::ones({1, 3}, test_device()))).sum().backward();
   EXPECT_GT(flat.gradients().abs().sum().item<float>(), 0);
   EXPECT_TRUE(a->weight.grad().flatten().equal(flat.gradients().slice(0, 0, 6)));
   ShardedParameters alone(flat.values(), flat.parameters(), nullptr);
@@ -96,7 +96,7 @@ TEST_F(Training, FlatParametersCollectGradients) {
   flat.zero_gradients();
   EXPECT_EQ(b->weight.grad().abs().sum().item<float>(), 0);
   {
-    const OtherValues zeros(flat, torch::zeros({10}));
+    const OtherValues zeros(flat, torch::zeros({10}, test_device()));
     EXPECT_EQ(a->weight.abs().sum().item<float>(), 0);
   }
   EXPECT_TRUE(a->weight.equal(weight));
@@ -139,7 +139,7 @@ TEST_F(Training, DecoderOnlyKeepsTheLatents) {
   vae.start_from = vae.model;
   vae.decoder_only = true;
   vae.stages[0].steps = 2;
-  const torch::Tensor video = torch::rand({1, 3, 5, 32, 32}) * 2 - 1;
+  const torch::Tensor video = (torch::rand({1, 3, 5, 32, 32}) * 2 - 1).to(test_device());
   const torch::NoGradGuard guard;
   WanVae before = model.load_vae(test_device());
   {
@@ -166,6 +166,9 @@ TEST_F(Training, DitLossFalls) {
 // A seeded run's curve, as it was when last looked at: a change that makes training worse, or merely
 // different, shows here. Within 2 %, since machines round differently and training magnifies it.
 TEST_F(Training, GoldenCurve) {
+  if (test_device().is_cuda()) {
+    GTEST_SKIP() << "the curve is that of the CPU's random numbers";
+  }
   make_tiny_model(path_ / "model");
   TrainConfig dit = config(TrainKind::kDit, "golden");
   dit.seed = 4;
@@ -202,7 +205,8 @@ TEST_F(Training, Bfloat16FollowsFloat32) {
   }
 }
 
-// A run that is stopped and continued ends with the same weights as one that never stopped.
+// A run that is stopped and continued ends with the same weights as one that never stopped: the same bits on
+// a CPU; on a GPU sums of gradients come in any order.
 TEST_F(Training, ResumeIsExact) {
   make_tiny_model(path_ / "model");
   TrainConfig whole = config(TrainKind::kDit, "whole");
@@ -228,9 +232,15 @@ TEST_F(Training, ResumeIsExact) {
   EXPECT_EQ(end, TrainEnd::kFinished);
   const TensorMap found = SafetensorsFile(fs::path(parts.model) / "dit.safetensors").read_all();
   for (const auto& [name, tensor] : expected) {
-    EXPECT_TRUE(found.at(name).equal(tensor)) << name;
+    if (test_device().is_cuda()) {
+      EXPECT_TRUE(found.at(name).allclose(tensor, 1e-3, 1e-4)) << name;
+    } else {
+      EXPECT_TRUE(found.at(name).equal(tensor)) << name;
+    }
   }
-  EXPECT_EQ(losses(parts), expected_losses);
+  if (test_device().is_cpu()) {
+    EXPECT_EQ(losses(parts), expected_losses);
+  }
 }
 
 TEST_F(Training, OtherSettingsDoNotContinueACheckpoint) {
