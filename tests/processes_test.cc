@@ -49,8 +49,8 @@ class Processes : public testing::Test {
   }
   static void TearDownTestSuite() { fs::remove_all(path_); }
   void SetUp() override {
-    constexpr size_t kMost = 4;
-    if (test_device().is_cuda() && torch::cuda::device_count() < kMost) {
+    constexpr int kMost = 4;
+    if (test_device().is_cuda() && static_cast<int>(torch::cuda::device_count()) < kMost) {
       GTEST_SKIP() << "a process needs a GPU of its own: " << kMost << " for these tests";
     }
   }
