@@ -76,6 +76,6 @@ function(moga_test name)
   target_compile_definitions(${name} PRIVATE MOGA_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
     MOGA_BINARY_DIR="${CMAKE_BINARY_DIR}")
   include(GoogleTest)
-  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST WORKING_DIRECTORY ${PROJECT_SOURCE_DIR}
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 120 WORKING_DIRECTORY ${PROJECT_SOURCE_DIR}
     PROPERTIES TIMEOUT 900 ENVIRONMENT GOMP_SPINCOUNT=1000)
 endfunction()
