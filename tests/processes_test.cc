@@ -210,7 +210,9 @@ TEST_F(Processes, TrainAsOneDoes) {
     for (size_t step = 0; step < expected.size(); ++step) {
       EXPECT_NEAR(found[step], expected[step], 1e-4 * expected[step]) << "step " << step;
     }
-    EXPECT_LE(weight_difference(path_ / "alone", path_ / name, kSteps), 1e-3);
+    // On GPUs `moga train` multiplies in TF32, which rounds to 10 bits.
+    EXPECT_LE(weight_difference(path_ / "alone", path_ / name, kSteps),
+              test_device().is_cuda() ? 0.05 : 1e-3);
   }
 }
 
@@ -223,7 +225,7 @@ TEST_F(Processes, AResumedRunHasTheSameBits) {
   EXPECT_THAT(errors(), HasSubstr("at step 2"));
   // On GPUs sums of gradients come in any order.
   EXPECT_LE(weight_difference(path_ / "whole", path_ / "resumed", kSteps),
-            test_device().is_cuda() ? 1e-4 : 0);
+            test_device().is_cuda() ? 1e-3 : 0);
 }
 
 TEST_F(Processes, ARunGoesOnAfterALossAndWithAnotherNumberOfThem) {
