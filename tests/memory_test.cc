@@ -91,6 +91,17 @@ TEST(StepMemory, PlannedIsWhatLibtorchAllocates) {
   }
 }
 
+TEST(StepMemory, WhatLibtorchSaysOfTooMuchIsOneLine) {
+  try {
+    torch::empty({int64_t{1} << 50});
+    FAIL() << "four petabytes were allocated";
+  } catch (const std::exception& error) {
+    const auto shortage = memory_shortage(error);
+    ASSERT_TRUE(shortage) << error.what();
+    EXPECT_EQ(*shortage, "can't allocate memory: you tried to allocate 4503599627370496 bytes");
+  }
+}
+
 TEST(StepMemory, AForwardPassTakesWhatIsPlanned) {
   // The feed-forward layer is the fullest place of the first, the attention that of the second.
   for (const int64_t hidden : {768, 192}) {

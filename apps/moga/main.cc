@@ -73,6 +73,15 @@ int main(int argc, char** argv) {
     report("error: ", error.what(), /*by_peer=*/false);
     return kExitBadInput;
   } catch (const std::exception& error) {
+    if (const auto shortage = moga::memory_shortage(error)) {
+      const std::string advice = fmt::format(
+          "{}; `moga plan` says what a film or a training step needs. Less do smaller or shorter films, "
+          "`--vae-tiling`, `--processes` on several GPUs, and in training `recompute: true` or a smaller "
+          "batch",
+          *shortage);
+      report("error: ", advice.c_str(), /*by_peer=*/false);
+      return kExitBadInput;
+    }
     report("internal error, please report it with the command you ran: ", error.what(), /*by_peer=*/false);
     return kExitBug;
   }

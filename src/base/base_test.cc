@@ -173,6 +173,18 @@ TEST_F(Folder, ReadFileErrors) {
   EXPECT_THAT(message_of([&] { check_writable("/proc/none/x"); }), HasSubstr("cannot"));
 }
 
+TEST(MemoryShortage, IsOneLineOfWhatLibtorchSays) {
+  EXPECT_EQ(
+      memory_shortage(std::runtime_error(
+          "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.18 GiB of which "
+          "3.27 GiB is free. Including non-PyTorch memory, this process has 75.91 GiB memory in use.\n"
+          "Exception raised from malloc")),
+      "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.18 GiB of which "
+      "3.27 GiB is free");
+  EXPECT_EQ(memory_shortage(std::bad_alloc()), "out of memory");
+  EXPECT_FALSE(memory_shortage(std::runtime_error("expected a tensor, found out of memory and out of mind")));
+}
+
 TEST(Threads, EnvironmentOverridesAndIsChecked) {
   setenv("MOGA_THREADS", "3", 1);
   EXPECT_EQ(thread_count(), 3);

@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <exception>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -21,6 +23,10 @@ template <typename... Args>
 [[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) {
   throw Error(fmt::format(format, std::forward<Args>(args)...));
 }
+
+// If `error` says that the memory of the machine or of a GPU ran out: what was asked for and what there was,
+// as far as it says so, in one line.
+std::optional<std::string> memory_shortage(const std::exception& error);
 
 }  // namespace moga
 
