@@ -194,6 +194,16 @@ TEST(Threads, EnvironmentOverridesAndIsChecked) {
   EXPECT_GE(thread_count(), 1);
 }
 
+TEST(Threads, OpenBlasMultipliesWithWhatTheCpuHas) {
+  EXPECT_EQ(openblas_core_type("Prescott", true, true, true), "Cooperlake");
+  EXPECT_EQ(openblas_core_type("Prescott", true, true, false), "SkylakeX");
+  EXPECT_EQ(openblas_core_type("Sandybridge", true, false, false), "Haswell");
+  EXPECT_EQ(openblas_core_type("Prescott", false, false, false), "");
+  for (const char* core : {"Haswell", "Zen", "SkylakeX", "Cooperlake", "Sapphirerapids", "ARMV8", ""}) {
+    EXPECT_EQ(openblas_core_type(core, true, true, true), "") << core;
+  }
+}
+
 TEST(Module, ReturnsWhatItsFunctionReturns) {
   EXPECT_EQ(load_module("libc.so.6", "__errno_location"), &errno);
   EXPECT_THAT(message_of([] { load_module("libmoga_none.so", "api"); }),

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <string>
 
@@ -30,6 +31,33 @@ int thread_count() {
   return std::max(1, CPU_COUNT(&set));
 }
 
+std::string_view openblas_core_type(std::string_view core, bool avx2, bool avx512, bool avx512_bf16) {
+  // OpenBLAS's names for processors without AVX2, from its list of cores.
+  constexpr std::array kOld = {"Katmai", "Coppermine",  "Northwood",     "Prescott",   "Banias",
+                               "Atom",   "Core2",       "Penryn",        "Dunnington", "Nehalem",
+                               "Athlon", "Opteron",     "Opteron(SSE3)", "Barcelona",  "Bobcat",
+                               "Nano",   "Sandybridge", "Bulldozer",     "Piledriver"};
+  if (!avx2 || std::find(kOld.begin(), kOld.end(), core) == kOld.end()) {
+    return "";
+  }
+  return avx512_bf16 ? "Cooperlake" : avx512 ? "SkylakeX" : "Haswell";
+}
+
+namespace {
+
+std::string_view openblas_core_type_here() {
+#if defined(__x86_64__)
+  // The OpenBLAS that the dynamic linker has loaded, if it has.
+  if (auto* core = reinterpret_cast<const char* (*)()>(dlsym(RTLD_DEFAULT, "openblas_get_corename"))) {
+    return openblas_core_type(core(), __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"),
+                              __builtin_cpu_supports("avx512vl"), __builtin_cpu_supports("avx512bf16"));
+  }
+#endif
+  return "";
+}
+
+}  // namespace
+
 void tune_runtime(char** argv) {
   bool changed = false;
   const auto set_unless = [&](const char* name, const char* value) {
@@ -41,6 +69,9 @@ void tune_runtime(char** argv) {
     set_unless("GOMP_SPINCOUNT", "1000");
   }
   set_unless("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
+  if (const std::string_view core = openblas_core_type_here(); !core.empty()) {
+    set_unless("OPENBLAS_CORETYPE", core.data());
+  }
   if (changed) {
     execv("/proc/self/exe", argv);  // returns only if it failed: then all works, slower
   }
