@@ -37,10 +37,89 @@ struct KeyTile {
   size_t keys;
 };
 
-// Meets one panel of kV vectors of queries with one tile of keys. scores: room for [keys + padding][width].
+// A running maximum need not be the largest score so far: whatever is subtracted, the weights' ratios are the
+// same. So later tiles keep the first one's maximum while the weights stay far from overflow: then scores
+// become weights as they leave the registers, and what was summed before needs no correction. Sums beyond
+// this, and those that are no numbers, take the exact way.
+constexpr float kMostSum = 0x1p64F;
+
+// out += V^T P^T, out multiplied with `correction` before.
+template <int kV, class Correct>
+HWY_INLINE void add_values(const QueryBlock& block, const KeyTile& tile, size_t dim,
+                           const float* HWY_RESTRICT weights, const Correct& correct) {
+  const F d;
+  constexpr size_t kWidth = kV * kLanes;
+  for (size_t i = 0; i < dim; i += kTileRows) {
+    float* HWY_RESTRICT out = block.out + i * kWidth;
+    multiply_tile<kTileRows, kV, kTileRows>(
+        tile.v + i / kTileRows * tile.v_step, 1, weights, kWidth, tile.keys,
+        [&](int m, int v)
+            HWY_ATTR { return correct(v, hn::LoadU(d, out + static_cast<size_t>(m) * kWidth + v * kLanes)); },
+        [&](int m, int v, V o)
+            HWY_ATTR { hn::StoreU(o, d, out + static_cast<size_t>(m) * kWidth + v * kLanes); });
+  }
+}
+
+// Meets one panel of kV vectors of queries with one tile of keys. weights: room for [keys + padding][width].
+// False, and nothing has changed, if the maximum so far does not serve.
 template <int kV>
-HWY_INLINE void forward_panel(const QueryBlock& block, const KeyTile& tile, size_t dim,
-                              float* HWY_RESTRICT scores, RowsAhead& ahead) {
+HWY_INLINE bool forward_panel_as_is(const QueryBlock& block, const KeyTile& tile, size_t dim,
+                                    float* HWY_RESTRICT weights, RowsAhead& ahead) {
+  const F d;
+  constexpr size_t kWidth = kV * kLanes;
+  const size_t keys = tile.keys;
+  V below[kV];
+  V sum[kV];
+#pragma GCC unroll 4
+  for (int v = 0; v < kV; ++v) {
+    below[v] = hn::Neg(hn::LoadU(d, block.top + v * kLanes));
+    sum[v] = hn::LoadU(d, block.sum + v * kLanes);
+  }
+  const auto start = [&](int, int v) HWY_ATTR { return below[v]; };
+  size_t key = 0;
+  for (; key + kTileRows <= keys; key += kTileRows) {
+    float* HWY_RESTRICT to = weights + key * kWidth;
+    multiply_tile<kTileRows, kV, 1>(tile.k + key * dim, dim, block.q, kWidth, dim, start,
+                                    [&](int m, int v, V s) HWY_ATTR {
+                                      const V p = exp2_in_range(s);
+                                      hn::StoreU(p, d, to + static_cast<size_t>(m) * kWidth + v * kLanes);
+                                      sum[v] = hn::Add(sum[v], p);
+                                    });
+    ahead.step();
+  }
+  if (key < keys) {  // the rows beyond the last key are zeros, whose weights are looked at by nobody
+    float* HWY_RESTRICT to = weights + key * kWidth;
+    multiply_tile<kTileRows, kV, 1>(
+        tile.k + key * dim, dim, block.q, kWidth, dim, start, [&](int m, int v, V s) HWY_ATTR {
+          hn::StoreU(exp2_in_range(s), d, to + static_cast<size_t>(m) * kWidth + v * kLanes);
+        });
+    for (; key < keys; ++key) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kV; ++v) {
+        sum[v] = hn::Add(sum[v], hn::LoadU(d, weights + key * kWidth + v * kLanes));
+      }
+    }
+  }
+  bool fine = true;
+#pragma GCC unroll 4
+  for (int v = 0; v < kV; ++v) {
+    fine = fine && hn::AllTrue(d, hn::Le(sum[v], hn::Set(d, kMostSum)));
+  }
+  if (!fine) {
+    return false;
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < kV; ++v) {
+    hn::StoreU(sum[v], d, block.sum + v * kLanes);
+  }
+  add_values<kV>(block, tile, dim, weights, [](int, V out) HWY_ATTR { return out; });
+  return true;
+}
+
+// The same with the largest score so far as the maximum.
+template <int kV>
+HWY_INLINE void forward_panel_exactly(const QueryBlock& block, const KeyTile& tile, size_t dim,
+                                      float* HWY_RESTRICT scores, RowsAhead& ahead) {
   const F d;
   constexpr size_t kWidth = kV * kLanes;
   const size_t keys = tile.keys;
@@ -94,15 +173,15 @@ HWY_INLINE void forward_panel(const QueryBlock& block, const KeyTile& tile, size
   for (int v = 0; v < kV; ++v) {
     hn::StoreU(sum[v], d, block.sum + v * kLanes);
   }
-  for (size_t i = 0; i < dim; i += kTileRows) {
-    float* HWY_RESTRICT out = block.out + i * kWidth;
-    multiply_tile<kTileRows, kV, kTileRows>(
-        tile.v + i / kTileRows * tile.v_step, 1, scores, kWidth, keys,
-        [&](int m, int v) HWY_ATTR {
-          return hn::Mul(hn::LoadU(d, out + static_cast<size_t>(m) * kWidth + v * kLanes), correction[v]);
-        },
-        [&](int m, int v, V o)
-            HWY_ATTR { hn::StoreU(o, d, out + static_cast<size_t>(m) * kWidth + v * kLanes); });
+  add_values<kV>(block, tile, dim, scores,
+                 [&](int v, V out) HWY_ATTR { return hn::Mul(out, correction[v]); });
+}
+
+template <int kV>
+HWY_INLINE void forward_panel(const QueryBlock& block, const KeyTile& tile, size_t dim, bool first,
+                              float* HWY_RESTRICT scores, RowsAhead& ahead) {
+  if (first || !forward_panel_as_is<kV>(block, tile, dim, scores, ahead)) {
+    forward_panel_exactly<kV>(block, tile, dim, scores, ahead);
   }
 }
 
@@ -157,13 +236,13 @@ HWY_INLINE void forward_rows(const ForwardJob& job, int64_t first_slot, size_t q
                              block.top + panel * kPanel, block.sum + panel * kPanel};
       switch (vectors_of(panel)) {
         case 1:
-          forward_panel<1>(at, tile, dim, scores, ahead);
+          forward_panel<1>(at, tile, dim, begin == 0, scores, ahead);
           break;
         case 2:
-          forward_panel<2>(at, tile, dim, scores, ahead);
+          forward_panel<2>(at, tile, dim, begin == 0, scores, ahead);
           break;
         default:
-          forward_panel<3>(at, tile, dim, scores, ahead);
+          forward_panel<3>(at, tile, dim, begin == 0, scores, ahead);
       }
     }
   }

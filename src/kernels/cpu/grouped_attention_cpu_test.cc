@@ -206,6 +206,33 @@ TEST_P(EveryTarget, VeryLargeLogitsDoNotOverflow) {
   }
 }
 
+// Keys come in tiles, and later ones go by the maximum of the first while that serves.
+TEST_P(EveryTarget, ScoresThatRiseOrFallFromTileToTile) {
+  for (const double rise :
+       {-200.0, -20.0, 20.0, 60.0, 200.0}) {  // of the scores, from the first key to the last
+    SCOPED_TRACE(rise);
+    std::mt19937 random(4);
+    constexpr int64_t kTokens = 700;
+    Case c({kTokens, kTokens, 2, 24}, split_tokens(kTokens, 1, random), 3);
+    const auto put = [](auto& x, const auto& value) {
+      x.each([&](size_t at, size_t i) {
+        const auto channel = static_cast<int64_t>(i) % 24;
+        const auto token = static_cast<int64_t>(i) / 48;
+        if (channel == 0) {
+          x.exact[i] = x.set(at, static_cast<float>(value(token)));
+        }
+      });
+    };
+    put(c.q, [](int64_t) { return 4.0; });
+    put(c.k, [&](int64_t token) { return rise * static_cast<double>(token) / kTokens / (4.0 * c.scale); });
+    c.run();
+    const Case::Exact e = c.exact();
+    EXPECT_LT(error_of(c.out.wide, e.out), 1e-5 + 2e-7 * std::abs(rise));
+    EXPECT_LT(error_of(c.lse, e.lse), 1e-6);
+    EXPECT_LT(error_of(c.dv, e.dv), 1e-5 + 2e-7 * std::abs(rise));
+  }
+}
+
 TEST(AttentionCpu, TheSameBitsOnEveryRunAndWithAnyNumberOfThreads) {
   const int kept = omp_get_max_threads();
   for (const bool wild : {false, true}) {
