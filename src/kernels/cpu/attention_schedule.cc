@@ -90,6 +90,7 @@ size_t forward_scratch_floats(const AttentionTiles& tiles) {
                          + keys * tiles.dim                   // keys
                          + keys * tiles.dim + 16 * tiles.dim  // values
                          + keys * kWidestPanel                // scores
+                         + 2 * keys                           // where keys lie
                          + 8 * (tiles.dim + 16) + 1024;       // rows in transit, alignment
   return static_cast<size_t>(floats);
 }

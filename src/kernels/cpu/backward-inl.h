@@ -87,7 +87,7 @@ HWY_INLINE void backward_scores(const BackwardScratch& x, size_t begin, size_t c
   }
   for (size_t key = 0; key < count; key += kTileRows) {
     float* HWY_RESTRICT p = x.p + key * x.q_step + first;
-    multiply_tile<kTileRows, kV, 1>(x.k + (begin + key) * x.row, x.row, q, kWidth, x.dim, zero,
+    multiply_tile<kTileRows, kV, 1>(EvenRows{x.k + (begin + key) * x.row, x.row}, q, kWidth, x.dim, zero,
                                     [&](int m, int v, V s) HWY_ATTR {
                                       hn::StoreU(exp2_in_range(hn::Sub(s, lse[v])), d,
                                                  p + static_cast<size_t>(m) * x.q_step + v * kLanes);
@@ -96,11 +96,12 @@ HWY_INLINE void backward_scores(const BackwardScratch& x, size_t begin, size_t c
   for (size_t key = 0; key < count; key += kTileRows) {
     const float* HWY_RESTRICT p = x.p + key * x.q_step + first;
     float* HWY_RESTRICT ds = x.ds + key * x.q_step + first;
-    multiply_tile<kTileRows, kV, 1>(
-        x.v + (begin + key) * x.row, x.row, g, kWidth, x.dim, zero, [&](int m, int v, V dp) HWY_ATTR {
-          const size_t at = static_cast<size_t>(m) * x.q_step + v * kLanes;
-          hn::StoreU(hn::Mul(hn::LoadU(d, p + at), hn::Sub(dp, delta[v])), d, ds + at);
-        });
+    multiply_tile<kTileRows, kV, 1>(EvenRows{x.v + (begin + key) * x.row, x.row}, g, kWidth, x.dim, zero,
+                                    [&](int m, int v, V dp) HWY_ATTR {
+                                      const size_t at = static_cast<size_t>(m) * x.q_step + v * kLanes;
+                                      hn::StoreU(hn::Mul(hn::LoadU(d, p + at), hn::Sub(dp, delta[v])), d,
+                                                 ds + at);
+                                    });
   }
 }
 
@@ -112,7 +113,7 @@ HWY_INLINE void backward_queries(const BackwardScratch& x, size_t begin, size_t 
   for (size_t i = 0; i < x.dim; i += kTileRows) {
     float* HWY_RESTRICT to = x.dq_turned + first * x.dim + i * kWidth;
     multiply_tile<kTileRows, kV, kTileRows>(
-        x.k_blocks + i / kTileRows * x.k_step + begin * kTileRows, 1, x.ds + first, x.q_step, count,
+        EvenRows{x.k_blocks + i / kTileRows * x.k_step + begin * kTileRows, 1}, x.ds + first, x.q_step, count,
         [&](int m, int v)
             HWY_ATTR { return hn::LoadU(d, to + static_cast<size_t>(m) * kWidth + v * kLanes); },
         [&](int m, int v, V sum)
@@ -129,7 +130,7 @@ HWY_INLINE void add_products(const float* weight, size_t weight_step, const floa
   for (size_t key = 0; key < keys; key += kTileRows) {
     float* HWY_RESTRICT to = into + key * row;
     multiply_tile<kTileRows, kV, 1>(
-        weight + key * weight_step, weight_step, rows, row, queries,
+        EvenRows{weight + key * weight_step, weight_step}, rows, row, queries,
         [&](int m, int v) HWY_ATTR { return hn::LoadU(d, to + static_cast<size_t>(m) * row + v * kLanes); },
         [&](int m, int v, V sum)
             HWY_ATTR { hn::StoreU(sum, d, to + static_cast<size_t>(m) * row + v * kLanes); });

@@ -31,7 +31,8 @@ struct QueryBlock {
 };
 
 struct KeyTile {
-  float* k;  // [keys + padding][dim]
+  // Where each key's row of dim channels lies; the last one's again up to a multiple of kTileRows.
+  const float** k;
   float* v;  // [dim / kTileRows][keys][kTileRows], blocks v_step apart
   size_t v_step;
   size_t keys;
@@ -52,7 +53,7 @@ HWY_INLINE void add_values(const QueryBlock& block, const KeyTile& tile, size_t 
   for (size_t i = 0; i < dim; i += kTileRows) {
     float* HWY_RESTRICT out = block.out + i * kWidth;
     multiply_tile<kTileRows, kV, kTileRows>(
-        tile.v + i / kTileRows * tile.v_step, 1, weights, kWidth, tile.keys,
+        EvenRows{tile.v + i / kTileRows * tile.v_step, 1}, weights, kWidth, tile.keys,
         [&](int m, int v)
             HWY_ATTR { return correct(v, hn::LoadU(d, out + static_cast<size_t>(m) * kWidth + v * kLanes)); },
         [&](int m, int v, V o)
@@ -79,7 +80,7 @@ HWY_INLINE bool forward_panel_as_is(const QueryBlock& block, const KeyTile& tile
   size_t key = 0;
   for (; key + kTileRows <= keys; key += kTileRows) {
     float* HWY_RESTRICT to = weights + key * kWidth;
-    multiply_tile<kTileRows, kV, 1>(tile.k + key * dim, dim, block.q, kWidth, dim, start,
+    multiply_tile<kTileRows, kV, 1>(AnyRows{tile.k + key}, block.q, kWidth, dim, start,
                                     [&](int m, int v, V s) HWY_ATTR {
                                       const V p = exp2_in_range(s);
                                       hn::StoreU(p, d, to + static_cast<size_t>(m) * kWidth + v * kLanes);
@@ -87,10 +88,10 @@ HWY_INLINE bool forward_panel_as_is(const QueryBlock& block, const KeyTile& tile
                                     });
     ahead.step();
   }
-  if (key < keys) {  // the rows beyond the last key are zeros, whose weights are looked at by nobody
+  if (key < keys) {  // the rows beyond the last key have weights that are looked at by nobody
     float* HWY_RESTRICT to = weights + key * kWidth;
     multiply_tile<kTileRows, kV, 1>(
-        tile.k + key * dim, dim, block.q, kWidth, dim, start, [&](int m, int v, V s) HWY_ATTR {
+        AnyRows{tile.k + key}, block.q, kWidth, dim, start, [&](int m, int v, V s) HWY_ATTR {
           hn::StoreU(exp2_in_range(s), d, to + static_cast<size_t>(m) * kWidth + v * kLanes);
         });
     for (; key < keys; ++key) {
@@ -132,16 +133,16 @@ HWY_INLINE void forward_panel_exactly(const QueryBlock& block, const KeyTile& ti
   size_t key = 0;
   for (; key + kTileRows <= keys; key += kTileRows) {
     float* HWY_RESTRICT to = scores + key * kWidth;
-    multiply_tile<kTileRows, kV, 1>(tile.k + key * dim, dim, block.q, kWidth, dim, zero,
+    multiply_tile<kTileRows, kV, 1>(AnyRows{tile.k + key}, block.q, kWidth, dim, zero,
                                     [&](int m, int v, V s) HWY_ATTR {
                                       hn::StoreU(s, d, to + static_cast<size_t>(m) * kWidth + v * kLanes);
                                       top[v] = hn::Max(top[v], s);
                                     });
     ahead.step();
   }
-  if (key < keys) {  // the rows beyond the last key are zeros, whose scores are looked at by nobody
+  if (key < keys) {  // the rows beyond the last key have scores that are looked at by nobody
     float* HWY_RESTRICT to = scores + key * kWidth;
-    multiply_tile<kTileRows, kV, 1>(tile.k + key * dim, dim, block.q, kWidth, dim, zero,
+    multiply_tile<kTileRows, kV, 1>(AnyRows{tile.k + key}, block.q, kWidth, dim, zero,
                                     [&](int m, int v, V s) HWY_ATTR {
                                       hn::StoreU(s, d, to + static_cast<size_t>(m) * kWidth + v * kLanes);
                                     });
@@ -198,11 +199,14 @@ HWY_INLINE void forward_rows(const ForwardJob& job, int64_t first_slot, size_t q
   QueryBlock block = {scratch, scratch + q_block * dim, scratch + 2 * q_block * dim,
                       scratch + 2 * q_block * dim + q_block};
   KeyTile tile;
-  tile.k = block.sum + q_block;
-  tile.v = tile.k + (kv_tile + kMostTileRows) * dim;
+  float* k = block.sum + q_block;
+  tile.v = k + (kv_tile + kMostTileRows) * dim;
   tile.v_step = HWY_MIN(kv_tile, keys) * kTileRows + 16;  // not a power of two: blocks would share cache sets
   float* scores = tile.v + (kv_tile + kMostTileRows + 16) * dim;
-  float* rows = scores + (kv_tile + kMostTileRows) * kWidestPanel;
+  tile.k = reinterpret_cast<const float**>(scores + (kv_tile + kMostTileRows) * kWidestPanel);
+  float* rows = reinterpret_cast<float*>(tile.k + kv_tile + kMostTileRows);
+  // Keys are broadcast channel by channel, so those that are float32 throughout are read where they lie.
+  const bool in_place = x.k.storage == Storage::kFloat32 && true_dim == dim;
 
   const size_t panels = (queries + kPanel - 1) / kPanel;
   const auto vectors_of = [&](size_t panel) HWY_ATTR {
@@ -226,7 +230,13 @@ HWY_INLINE void forward_rows(const ForwardJob& job, int64_t first_slot, size_t q
   }
   for (size_t begin = 0; begin < keys; begin += kv_tile) {
     tile.keys = HWY_MIN(kv_tile, keys - begin);
-    pack_rows(x.k, kv_index + begin, tile.keys, head, tile.k, dim);
+    if (!in_place) {
+      pack_rows(x.k, kv_index + begin, tile.keys, head, k, dim);
+    }
+    for (size_t j = 0; j < tile.keys + kTileRows - 1; ++j) {
+      const size_t key = HWY_MIN(j, tile.keys - 1);
+      tile.k[j] = in_place ? static_cast<const float*>(x.k.row(kv_index[begin + key], head)) : k + key * dim;
+    }
     pack_blocks(x.v, kv_index + begin, tile.keys, head, rows, dim, tile.v, tile.v_step);
     const size_t after = begin + tile.keys;
     RowsAhead ahead(x.k, x.v, kv_index + after, HWY_MIN(kv_tile, keys - after), head,

@@ -54,12 +54,25 @@ HWY_INLINE V exp2_in_range(V x) {
 #endif
 }
 
-// One matrix tile in registers: acc[m][v] = init(m, v) + sum over k of a[m * a_m + k * a_k] * b[k * b_k + v],
+// Where row m of a matrix lies: one after another, or anywhere.
+struct EvenRows {
+  const float* first;
+  size_t step;
+  HWY_INLINE const float* operator[](int m) const { return first + static_cast<size_t>(m) * step; }
+};
+using AnyRows = const float* const*;
+
+// One matrix tile in registers: acc[m][v] = init(m, v) + sum over k of a[m][k * kStepA] * b[k * b_k + v],
 // handed to done(m, v, acc). b and v count vectors of lanes; a is broadcast.
-template <int kM, int kV, size_t kStepA, class Init, class Done>
-HWY_INLINE void multiply_tile(const float* HWY_RESTRICT a, size_t a_m, const float* HWY_RESTRICT b,
-                              size_t b_k, size_t depth, const Init& init, const Done& done) {
+template <int kM, int kV, size_t kStepA, class RowsOfA, class Init, class Done>
+HWY_INLINE void multiply_tile(const RowsOfA& a, const float* HWY_RESTRICT b, size_t b_k, size_t depth,
+                              const Init& init, const Done& done) {
   const F d;
+  const float* HWY_RESTRICT row_of_a[kM];
+#pragma GCC unroll 16
+  for (int m = 0; m < kM; ++m) {
+    row_of_a[m] = a[m];
+  }
   V acc[kM][kV];
 #pragma GCC unroll 16
   for (int m = 0; m < kM; ++m) {
@@ -77,7 +90,7 @@ HWY_INLINE void multiply_tile(const float* HWY_RESTRICT a, size_t a_m, const flo
     }
 #pragma GCC unroll 16
     for (int m = 0; m < kM; ++m) {
-      const V left = hn::Set(d, a[static_cast<size_t>(m) * a_m + k * kStepA]);
+      const V left = hn::Set(d, row_of_a[m][k * kStepA]);
 #pragma GCC unroll 4
       for (int v = 0; v < kV; ++v) {
         acc[m][v] = hn::MulAdd(left, row[v], acc[m][v]);
