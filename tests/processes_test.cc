@@ -181,7 +181,7 @@ TEST_F(Processes, OneThatDiesEndsTheJobWithOneMessage) {
 }
 
 TEST_F(Processes, BadInputIsSaidOnce) {
-  std::vector<std::string> arguments = generate("bad", 2, 3);
+  std::vector<std::string> arguments = generate("bad", std::min<int64_t>(3, most()), 3);
   arguments[1] = (path_ / "missing.yaml").string();
   EXPECT_EQ(moga(arguments), 2);
   EXPECT_THAT(errors(), HasSubstr("missing.yaml"));

@@ -39,10 +39,10 @@ struct KeyTile {
 };
 
 // A running maximum need not be the largest score so far: whatever is subtracted, the weights' ratios are the
-// same. So later tiles keep the first one's maximum while the weights stay far from overflow: then scores
-// become weights as they leave the registers, and what was summed before needs no correction. Sums beyond
-// this, and those that are no numbers, take the exact way.
-constexpr float kMostSum = 0x1p64F;
+// same. So later tiles keep the first one's maximum while sums stay far from overflow, those with values of
+// up to 2^95 too: then scores become weights as they leave the registers, and what was summed before needs no
+// correction. Sums beyond this, and those that are no numbers, take the exact way.
+constexpr float kMostSum = 0x1p32F;
 
 // out += V^T P^T, out multiplied with `correction` before.
 template <int kV, class Correct>
@@ -88,7 +88,7 @@ HWY_INLINE bool forward_panel_as_is(const QueryBlock& block, const KeyTile& tile
                                     });
     ahead.step();
   }
-  if (key < keys) {  // the rows beyond the last key have weights that are looked at by nobody
+  if (key < keys) {  // the last key once more must not be summed once more
     float* HWY_RESTRICT to = weights + key * kWidth;
     multiply_tile<kTileRows, kV, 1>(
         AnyRows{tile.k + key}, block.q, kWidth, dim, start, [&](int m, int v, V s) HWY_ATTR {
@@ -129,29 +129,15 @@ HWY_INLINE void forward_panel_exactly(const QueryBlock& block, const KeyTile& ti
   for (int v = 0; v < kV; ++v) {
     top[v] = hn::LoadU(d, block.top + v * kLanes);
   }
-  const auto zero = [&](int, int) HWY_ATTR { return hn::Zero(d); };
-  size_t key = 0;
-  for (; key + kTileRows <= keys; key += kTileRows) {
+  for (size_t key = 0; key < keys; key += kTileRows) {  // the last key once more makes no larger maximum
     float* HWY_RESTRICT to = scores + key * kWidth;
-    multiply_tile<kTileRows, kV, 1>(AnyRows{tile.k + key}, block.q, kWidth, dim, zero,
-                                    [&](int m, int v, V s) HWY_ATTR {
-                                      hn::StoreU(s, d, to + static_cast<size_t>(m) * kWidth + v * kLanes);
-                                      top[v] = hn::Max(top[v], s);
-                                    });
+    multiply_tile<kTileRows, kV, 1>(
+        AnyRows{tile.k + key}, block.q, kWidth, dim, [&](int, int) HWY_ATTR { return hn::Zero(d); },
+        [&](int m, int v, V s) HWY_ATTR {
+          hn::StoreU(s, d, to + static_cast<size_t>(m) * kWidth + v * kLanes);
+          top[v] = hn::Max(top[v], s);
+        });
     ahead.step();
-  }
-  if (key < keys) {  // the rows beyond the last key have scores that are looked at by nobody
-    float* HWY_RESTRICT to = scores + key * kWidth;
-    multiply_tile<kTileRows, kV, 1>(AnyRows{tile.k + key}, block.q, kWidth, dim, zero,
-                                    [&](int m, int v, V s) HWY_ATTR {
-                                      hn::StoreU(s, d, to + static_cast<size_t>(m) * kWidth + v * kLanes);
-                                    });
-    for (; key < keys; ++key) {
-#pragma GCC unroll 4
-      for (int v = 0; v < kV; ++v) {
-        top[v] = hn::Max(top[v], hn::LoadU(d, scores + key * kWidth + v * kLanes));
-      }
-    }
   }
   V correction[kV];
   V sum[kV];

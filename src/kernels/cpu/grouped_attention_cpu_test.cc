@@ -208,9 +208,14 @@ TEST_P(EveryTarget, VeryLargeLogitsDoNotOverflow) {
 
 // Keys come in tiles, and later ones go by the maximum of the first while that serves.
 TEST_P(EveryTarget, ScoresThatRiseOrFallFromTileToTile) {
-  for (const double rise :
-       {-200.0, -20.0, 20.0, 60.0, 200.0}) {  // of the scores, from the first key to the last
+  struct Slope {
+    double rise;   // of the scores, from the first key to the last
+    float values;  // size of v
+  };
+  for (const auto& [rise, values] : std::vector<Slope>{
+           {-200, 1}, {-20, 1}, {20, 1}, {60, 1}, {200, 1}, {20, 1e25F}, {40, 1e25F}, {200, 1e25F}}) {
     SCOPED_TRACE(rise);
+    SCOPED_TRACE(values);
     std::mt19937 random(4);
     constexpr int64_t kTokens = 700;
     Case c({kTokens, kTokens, 2, 24}, split_tokens(kTokens, 1, random), 3);
@@ -225,6 +230,9 @@ TEST_P(EveryTarget, ScoresThatRiseOrFallFromTileToTile) {
     };
     put(c.q, [](int64_t) { return 4.0; });
     put(c.k, [&](int64_t token) { return rise * static_cast<double>(token) / kTokens / (4.0 * c.scale); });
+    c.v.each([&, size = values](size_t at, size_t i) {
+      c.v.exact[i] = c.v.set(at, size * static_cast<float>(c.v.exact[i]));
+    });
     c.run();
     const Case::Exact e = c.exact();
     EXPECT_LT(error_of(c.out.wide, e.out), 1e-5 + 2e-7 * std::abs(rise));
