@@ -90,8 +90,7 @@ size_t forward_scratch_floats(const AttentionTiles& tiles) {
                          + keys * tiles.dim                   // keys
                          + keys * tiles.dim + 16 * tiles.dim  // values
                          + keys * kWidestPanel                // scores
-                         + 2 * keys                           // where keys lie
-                         + 8 * (tiles.dim + 16) + 1024;       // rows in transit, alignment
+                         + kMostLanes * tiles.dim + 1024;     // rows in transit, alignment
   return static_cast<size_t>(floats);
 }
 
@@ -104,7 +103,7 @@ size_t backward_scratch_floats(const AttentionTiles& tiles) {
                          + 2 * tiles.q_tile * row                                    // q, dout by rows
                          + 3 * tiles.q_tile * tiles.dim  // q, dout, dq by channels
                          + 2 * tiles.q_tile              // statistics
-                         + 8 * row + 1024;
+                         + kMostLanes * tiles.dim + 1024;
   return static_cast<size_t>(floats);
 }
 

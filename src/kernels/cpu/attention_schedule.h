@@ -20,6 +20,7 @@ struct AttentionTiles {
 // multiples of it, and 48 is one of all narrower targets' panels (24, 12) as well.
 constexpr int64_t kWidestPanel = 48;
 constexpr int64_t kMostTileRows = 8;
+constexpr int64_t kMostLanes = 16;
 
 AttentionTiles attention_tiles(int64_t dim);
 

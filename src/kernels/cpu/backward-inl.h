@@ -54,7 +54,7 @@ struct BackwardScratch {
     v = take(kv * row);
     dk = take(kv * row);
     dv = take(kv * row);
-    k_step = keys * kTileRows + 16;
+    k_step = block_step(keys);
     k_blocks = take((kv + 16) * dim);
     p = take(sub * q_step);
     ds = take(sub * q_step);
@@ -87,7 +87,7 @@ HWY_INLINE void backward_scores(const BackwardScratch& x, size_t begin, size_t c
   }
   for (size_t key = 0; key < count; key += kTileRows) {
     float* HWY_RESTRICT p = x.p + key * x.q_step + first;
-    multiply_tile<kTileRows, kV, 1>(EvenRows{x.k + (begin + key) * x.row, x.row}, q, kWidth, x.dim, zero,
+    multiply_tile<kTileRows, kV, 1>(Matrix{x.k + (begin + key) * x.row, x.row}, q, kWidth, x.dim, zero,
                                     [&](int m, int v, V s) HWY_ATTR {
                                       hn::StoreU(exp2_in_range(hn::Sub(s, lse[v])), d,
                                                  p + static_cast<size_t>(m) * x.q_step + v * kLanes);
@@ -96,12 +96,11 @@ HWY_INLINE void backward_scores(const BackwardScratch& x, size_t begin, size_t c
   for (size_t key = 0; key < count; key += kTileRows) {
     const float* HWY_RESTRICT p = x.p + key * x.q_step + first;
     float* HWY_RESTRICT ds = x.ds + key * x.q_step + first;
-    multiply_tile<kTileRows, kV, 1>(EvenRows{x.v + (begin + key) * x.row, x.row}, g, kWidth, x.dim, zero,
-                                    [&](int m, int v, V dp) HWY_ATTR {
-                                      const size_t at = static_cast<size_t>(m) * x.q_step + v * kLanes;
-                                      hn::StoreU(hn::Mul(hn::LoadU(d, p + at), hn::Sub(dp, delta[v])), d,
-                                                 ds + at);
-                                    });
+    multiply_tile<kTileRows, kV, 1>(
+        Matrix{x.v + (begin + key) * x.row, x.row}, g, kWidth, x.dim, zero, [&](int m, int v, V dp) HWY_ATTR {
+          const size_t at = static_cast<size_t>(m) * x.q_step + v * kLanes;
+          hn::StoreU(hn::Mul(hn::LoadU(d, p + at), hn::Sub(dp, delta[v])), d, ds + at);
+        });
   }
 }
 
@@ -113,7 +112,7 @@ HWY_INLINE void backward_queries(const BackwardScratch& x, size_t begin, size_t 
   for (size_t i = 0; i < x.dim; i += kTileRows) {
     float* HWY_RESTRICT to = x.dq_turned + first * x.dim + i * kWidth;
     multiply_tile<kTileRows, kV, kTileRows>(
-        EvenRows{x.k_blocks + i / kTileRows * x.k_step + begin * kTileRows, 1}, x.ds + first, x.q_step, count,
+        Matrix{x.k_blocks + i / kTileRows * x.k_step + begin * kTileRows, 1}, x.ds + first, x.q_step, count,
         [&](int m, int v)
             HWY_ATTR { return hn::LoadU(d, to + static_cast<size_t>(m) * kWidth + v * kLanes); },
         [&](int m, int v, V sum)
@@ -130,7 +129,7 @@ HWY_INLINE void add_products(const float* weight, size_t weight_step, const floa
   for (size_t key = 0; key < keys; key += kTileRows) {
     float* HWY_RESTRICT to = into + key * row;
     multiply_tile<kTileRows, kV, 1>(
-        EvenRows{weight + key * weight_step, weight_step}, rows, row, queries,
+        Matrix{weight + key * weight_step, weight_step}, rows, row, queries,
         [&](int m, int v) HWY_ATTR { return hn::LoadU(d, to + static_cast<size_t>(m) * row + v * kLanes); },
         [&](int m, int v, V sum)
             HWY_ATTR { hn::StoreU(sum, d, to + static_cast<size_t>(m) * row + v * kLanes); });
@@ -160,18 +159,6 @@ HWY_INLINE void add_all_products(const float* weight, size_t weight_step, const 
   }
 }
 
-// Adds factor * row to the dense row of a token.
-HWY_INLINE void add_row(const float* HWY_RESTRICT row, float factor, size_t dim, float* HWY_RESTRICT to) {
-  const F d;
-  size_t i = 0;
-  for (; i + kLanes <= dim; i += kLanes) {
-    hn::StoreU(hn::MulAdd(hn::LoadU(d, row + i), hn::Set(d, factor), hn::LoadU(d, to + i)), d, to + i);
-  }
-  for (; i < dim; ++i) {
-    to[i] += row[i] * factor;
-  }
-}
-
 // Rows [count][row] turned into panels, and the statistics of their slots.
 HWY_INLINE void pack_queries(const BackwardJob& job, const BackwardScratch& at, int64_t first_slot,
                              size_t count, int64_t head) {
@@ -188,9 +175,9 @@ HWY_INLINE void pack_queries(const BackwardJob& job, const BackwardScratch& at, 
       at.delta[q] = 0.0F;
       continue;
     }
-    if (q + kRowsAhead < count) {
-      prefetch<0, 3>(x.q.row(slots[q + kRowsAhead], head), row_bytes(x.q));
-      prefetch<0, 3>(x.dout.row(slots[q + kRowsAhead], head), row_bytes(x.dout));
+    if (q + kLanes < count) {
+      prefetch<0, 3>(x.q.row(slots[q + kLanes], head), row_bytes(x.q));
+      prefetch<0, 3>(x.dout.row(slots[q + kLanes], head), row_bytes(x.dout));
     }
     const int64_t token = slots[q];
     const int64_t slot = (first_slot + static_cast<int64_t>(q)) * x.q.heads + head;
@@ -204,12 +191,16 @@ HWY_INLINE void pack_queries(const BackwardJob& job, const BackwardScratch& at, 
   }
   for (size_t panel = 0; panel < padded; panel += kPanel) {
     const size_t width = HWY_MIN(kPanel, padded - panel);
-    for (size_t q = 0; q < width; q += 4) {
-      for (size_t i = 0; i < at.dim; i += 4) {
-        const size_t to = panel * at.dim + i * width + q;
-        transpose_4x4(at.q + (panel + q) * at.row + i, at.row, at.q_turned + to, width);
-        transpose_4x4(at.g + (panel + q) * at.row + i, at.row, at.g_turned + to, width);
+    for (size_t q = panel; q < panel + width; q += kLanes) {
+      const float* q_rows[kLanes];
+      const float* g_rows[kLanes];
+      for (size_t r = 0; r < kLanes; ++r) {
+        q_rows[r] = at.q + (q + r) * at.row;
+        g_rows[r] = at.g + (q + r) * at.row;
       }
+      const size_t to = panel * at.dim + q - panel;
+      turn_rows(q_rows, 1.0F, at.dim, at.q_turned + to, width);
+      turn_rows(g_rows, 1.0F, at.dim, at.g_turned + to, width);
     }
   }
   std::memset(at.dq_turned, 0, padded * at.dim * sizeof(float));
@@ -222,17 +213,15 @@ HWY_INLINE void commit_queries(const BackwardJob& job, const BackwardScratch& at
   const size_t padded = (count + kLanes - 1) / kLanes * kLanes;
   const auto true_dim = static_cast<size_t>(x.q.dim);
   const auto to = [&](size_t q) HWY_ATTR { return x.dq + (slots[q] * x.q.heads + head) * x.q.dim; };
-  for (size_t q = 0; q < count; q += 4) {
-    for (size_t r = q + kRowsAhead; r < HWY_MIN(q + kRowsAhead + 4, count); ++r) {
+  for (size_t q = 0; q < count; q += kLanes) {
+    for (size_t r = q + kLanes; r < HWY_MIN(q + 2 * kLanes, count); ++r) {
       prefetch<1, 3>(to(r), true_dim * sizeof(float));
     }
     const size_t panel = q / kPanel * kPanel;
     const size_t width = HWY_MIN(kPanel, padded - panel);
-    for (size_t i = 0; i < at.dim; i += 4) {
-      transpose_4x4(at.dq_turned + panel * at.dim + i * width + q - panel, width, at.rows + i, at.dim);
-    }
-    for (size_t r = 0; r < HWY_MIN(size_t{4}, count - q); ++r) {
-      add_row(at.rows + r * at.dim, x.scale, true_dim, to(q + r));
+    turn_back(at.dq_turned + panel * at.dim + q - panel, width, hn::Set(F(), x.scale), at.dim, at.rows);
+    for (size_t r = 0; r < HWY_MIN(kLanes, count - q); ++r) {
+      write_row(at.rows + r * at.dim, 1.0F, /*add=*/true, Storage::kFloat32, true_dim, to(q + r));
     }
   }
 }
@@ -244,7 +233,13 @@ HWY_INLINE void backward_keys(const BackwardJob& job, int64_t s, const int64_t* 
   const BackwardScratch at(job.tiles, keys, scratch);
   pack_rows(x.k, kv_index, keys, head, at.k, at.row);
   pack_rows(x.v, kv_index, keys, head, at.v, at.row);
-  cut_blocks(at.k, at.row, keys, at.dim, at.k_blocks, at.k_step);
+  for (size_t j = 0; j < keys; j += kRowsCut) {
+    const float* rows[kRowsCut];
+    for (size_t r = 0; r < kRowsCut; ++r) {
+      rows[r] = at.k + (j + r) * at.row;
+    }
+    cut_blocks(rows, at.dim, at.k_blocks + j * kTileRows, at.k_step);
+  }
   const size_t padded_keys = (keys + kTileRows - 1) / kTileRows * kTileRows;
   std::memset(at.dk, 0, padded_keys * at.row * sizeof(float));
   std::memset(at.dv, 0, padded_keys * at.row * sizeof(float));
@@ -293,8 +288,11 @@ HWY_INLINE void backward_keys(const BackwardJob& job, int64_t s, const int64_t* 
   for (size_t j = 0; j < keys; ++j) {
     const int64_t to = (kv_index[j] * x.k.heads + head) * x.k.dim;
     // q came with scale * log2(e).
-    add_row(at.dk + j * at.row, kLn2, static_cast<size_t>(x.k.dim), x.dk + to);
-    add_row(at.dv + j * at.row, 1.0F, static_cast<size_t>(x.k.dim), x.dv + to);
+    const auto add = [&](const float* row, float factor, float* into) HWY_ATTR {
+      write_row(row, factor, /*add=*/true, Storage::kFloat32, static_cast<size_t>(x.k.dim), into + to);
+    };
+    add(at.dk + j * at.row, kLn2, x.dk);
+    add(at.dv + j * at.row, 1.0F, x.dv);
   }
 }
 

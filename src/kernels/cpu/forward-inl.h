@@ -31,8 +31,7 @@ struct QueryBlock {
 };
 
 struct KeyTile {
-  // Where each key's row of dim channels lies; the last one's again up to a multiple of kTileRows.
-  const float** k;
+  float* k;  // [keys][dim], and the last one again up to a multiple of kTileRows
   float* v;  // [dim / kTileRows][keys][kTileRows], blocks v_step apart
   size_t v_step;
   size_t keys;
@@ -53,7 +52,7 @@ HWY_INLINE void add_values(const QueryBlock& block, const KeyTile& tile, size_t 
   for (size_t i = 0; i < dim; i += kTileRows) {
     float* HWY_RESTRICT out = block.out + i * kWidth;
     multiply_tile<kTileRows, kV, kTileRows>(
-        EvenRows{tile.v + i / kTileRows * tile.v_step, 1}, weights, kWidth, tile.keys,
+        Matrix{tile.v + i / kTileRows * tile.v_step, 1}, weights, kWidth, tile.keys,
         [&](int m, int v)
             HWY_ATTR { return correct(v, hn::LoadU(d, out + static_cast<size_t>(m) * kWidth + v * kLanes)); },
         [&](int m, int v, V o)
@@ -80,7 +79,7 @@ HWY_INLINE bool forward_panel_as_is(const QueryBlock& block, const KeyTile& tile
   size_t key = 0;
   for (; key + kTileRows <= keys; key += kTileRows) {
     float* HWY_RESTRICT to = weights + key * kWidth;
-    multiply_tile<kTileRows, kV, 1>(AnyRows{tile.k + key}, block.q, kWidth, dim, start,
+    multiply_tile<kTileRows, kV, 1>(Matrix{tile.k + key * dim, dim}, block.q, kWidth, dim, start,
                                     [&](int m, int v, V s) HWY_ATTR {
                                       const V p = exp2_in_range(s);
                                       hn::StoreU(p, d, to + static_cast<size_t>(m) * kWidth + v * kLanes);
@@ -91,7 +90,7 @@ HWY_INLINE bool forward_panel_as_is(const QueryBlock& block, const KeyTile& tile
   if (key < keys) {  // the last key once more must not be summed once more
     float* HWY_RESTRICT to = weights + key * kWidth;
     multiply_tile<kTileRows, kV, 1>(
-        AnyRows{tile.k + key}, block.q, kWidth, dim, start, [&](int m, int v, V s) HWY_ATTR {
+        Matrix{tile.k + key * dim, dim}, block.q, kWidth, dim, start, [&](int m, int v, V s) HWY_ATTR {
           hn::StoreU(exp2_in_range(s), d, to + static_cast<size_t>(m) * kWidth + v * kLanes);
         });
     for (; key < keys; ++key) {
@@ -132,7 +131,7 @@ HWY_INLINE void forward_panel_exactly(const QueryBlock& block, const KeyTile& ti
   for (size_t key = 0; key < keys; key += kTileRows) {  // the last key once more makes no larger maximum
     float* HWY_RESTRICT to = scores + key * kWidth;
     multiply_tile<kTileRows, kV, 1>(
-        AnyRows{tile.k + key}, block.q, kWidth, dim, [&](int, int) HWY_ATTR { return hn::Zero(d); },
+        Matrix{tile.k + key * dim, dim}, block.q, kWidth, dim, [&](int, int) HWY_ATTR { return hn::Zero(d); },
         [&](int m, int v, V s) HWY_ATTR {
           hn::StoreU(s, d, to + static_cast<size_t>(m) * kWidth + v * kLanes);
           top[v] = hn::Max(top[v], s);
@@ -185,14 +184,11 @@ HWY_INLINE void forward_rows(const ForwardJob& job, int64_t first_slot, size_t q
   QueryBlock block = {scratch, scratch + q_block * dim, scratch + 2 * q_block * dim,
                       scratch + 2 * q_block * dim + q_block};
   KeyTile tile;
-  float* k = block.sum + q_block;
-  tile.v = k + (kv_tile + kMostTileRows) * dim;
-  tile.v_step = HWY_MIN(kv_tile, keys) * kTileRows + 16;  // not a power of two: blocks would share cache sets
+  tile.k = block.sum + q_block;
+  tile.v = tile.k + (kv_tile + kMostTileRows) * dim;
+  tile.v_step = block_step(HWY_MIN(kv_tile, keys));
   float* scores = tile.v + (kv_tile + kMostTileRows + 16) * dim;
-  tile.k = reinterpret_cast<const float**>(scores + (kv_tile + kMostTileRows) * kWidestPanel);
-  float* rows = reinterpret_cast<float*>(tile.k + kv_tile + kMostTileRows);
-  // Keys are broadcast channel by channel, so those that are float32 throughout are read where they lie.
-  const bool in_place = x.k.storage == Storage::kFloat32 && true_dim == dim;
+  float* rows = scores + (kv_tile + kMostTileRows) * kWidestPanel;
 
   const size_t panels = (queries + kPanel - 1) / kPanel;
   const auto vectors_of = [&](size_t panel) HWY_ATTR {
@@ -216,13 +212,7 @@ HWY_INLINE void forward_rows(const ForwardJob& job, int64_t first_slot, size_t q
   }
   for (size_t begin = 0; begin < keys; begin += kv_tile) {
     tile.keys = HWY_MIN(kv_tile, keys - begin);
-    if (!in_place) {
-      pack_rows(x.k, kv_index + begin, tile.keys, head, k, dim);
-    }
-    for (size_t j = 0; j < tile.keys + kTileRows - 1; ++j) {
-      const size_t key = HWY_MIN(j, tile.keys - 1);
-      tile.k[j] = in_place ? static_cast<const float*>(x.k.row(kv_index[begin + key], head)) : k + key * dim;
-    }
+    pack_rows(x.k, kv_index + begin, tile.keys, head, tile.k, dim);
     pack_blocks(x.v, kv_index + begin, tile.keys, head, rows, dim, tile.v, tile.v_step);
     const size_t after = begin + tile.keys;
     RowsAhead ahead(x.k, x.v, kv_index + after, HWY_MIN(kv_tile, keys - after), head,
@@ -246,36 +236,26 @@ HWY_INLINE void forward_rows(const ForwardJob& job, int64_t first_slot, size_t q
     const size_t width = vectors_of(panel) * kLanes;
     const size_t count = HWY_MIN(width, queries - panel * kPanel);
     const float* out = block.out + panel * kPanel * dim;
-    for (size_t q = 0; q < count; q += 4) {
-      for (size_t r = q + kRowsAhead; r < HWY_MIN(q + kRowsAhead + 4, count); ++r) {
+    for (size_t q = 0; q < count; q += kLanes) {
+      for (size_t r = q + kLanes; r < HWY_MIN(q + 2 * kLanes, count); ++r) {
         prefetch<1, 3>(x.out.row(slots[panel * kPanel + r], head), row_bytes(x.out));
       }
-      for (size_t i = 0; i < dim; i += 4) {
-        transpose_4x4(out + i * width + q, width, rows + i, dim);
-      }
-      for (size_t r = 0; r < HWY_MIN(size_t{4}, count - q); ++r) {
+      const V sum = hn::LoadU(d, block.sum + panel * kPanel + q);
+      turn_back(out + q, width, keys == 0 ? hn::Zero(d) : hn::Div(hn::Set(d, 1.0F), sum), dim, rows);
+      for (size_t r = 0; r < HWY_MIN(kLanes, count - q); ++r) {
         const size_t at = panel * kPanel + q + r;
-        const int64_t slot = first_slot + static_cast<int64_t>(at);
         const int64_t token = slots[at];
-        float* HWY_RESTRICT row = rows + r * dim;
-        scale_row(row, keys == 0 ? 0.0F : 1.0F / block.sum[at], dim);
+        const int64_t slot = (first_slot + static_cast<int64_t>(at)) * x.q.heads + head;
+        const float* row = rows + r * dim;
         if (x.slot_out != nullptr) {
-          std::memcpy(x.slot_out + (slot * x.q.heads + head) * x.q.dim, row, true_dim * sizeof(float));
+          std::memcpy(x.slot_out + slot * x.q.dim, row, true_dim * sizeof(float));
         }
         if (x.lse != nullptr) {
-          x.lse[slot * x.q.heads + head] = keys == 0 ? -std::numeric_limits<float>::infinity()
-                                                     : (block.top[at] + std::log2(block.sum[at])) * kLn2;
+          x.lse[slot] = keys == 0 ? -std::numeric_limits<float>::infinity()
+                                  : (block.top[at] + std::log2(block.sum[at])) * kLn2;
         }
-        scale_row(row, x.row_scale != nullptr ? x.factor * x.row_scale[token] : x.factor, dim);
-        void* to = x.out.mutable_row(token, head);
-        if (job.add) {
-          float* HWY_RESTRICT old = rows + 4 * dim;
-          load_row(to, x.out.storage, true_dim, old);
-          for (size_t i = 0; i < true_dim; ++i) {
-            row[i] += old[i];
-          }
-        }
-        store_row(row, x.out.storage, true_dim, to);
+        write_row(row, x.row_scale != nullptr ? x.factor * x.row_scale[token] : x.factor, job.add,
+                  x.out.storage, true_dim, x.out.mutable_row(token, head));
       }
     }
   }

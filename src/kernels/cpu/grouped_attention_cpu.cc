@@ -29,6 +29,12 @@ class AttentionPlan {
   int64_t threads = 1;    // that the forward items were cut for
   std::vector<AttentionItem> forward;
   std::vector<AttentionItem> backward;
+  // The items of a segment, [begin, begin + items) of `forward`; one entry for each of them.
+  struct Run {
+    int64_t begin = 0;
+    int64_t items = 0;
+  };
+  std::vector<Run> forward_runs;
 };
 
 namespace {
@@ -197,6 +203,15 @@ std::shared_ptr<const AttentionPlan> plan_attention(const Segments& segments, co
   plan->kv_repeats = kv.repeats;
   plan->forward = forward_items(segments.q_offsets, segments.kv_offsets, segments.count, plan->tiles,
                                 shape.heads, plan->threads);
+  for (const AttentionItem& item : plan->forward) {
+    const auto at = static_cast<int64_t>(plan->forward_runs.size());
+    const int64_t begin = item.continues ? plan->forward_runs.back().begin : at;
+    plan->forward_runs.push_back({begin, 0});
+    ++plan->forward_runs[static_cast<size_t>(begin)].items;
+  }
+  for (AttentionPlan::Run& run : plan->forward_runs) {
+    run = plan->forward_runs[static_cast<size_t>(run.begin)];
+  }
   plan->backward = backward_items(segments.q_offsets, segments.kv_offsets, segments.count, plan->tiles);
   return plan;
 }
@@ -226,9 +241,13 @@ void attention_forward(const AttentionPlan& plan, const Segments& segments, cons
     });
     return;
   }
-  // A head's items one after another: its keys stay in the shared cache.
+  // A segment is done with, head by head, before the next begins: its heads' rows lie side by side in memory,
+  // and the blocks of one head meet the same keys.
   for_each_unit(plan.shape.heads * items, scratch, [&](int64_t unit, float* memory) {
-    functions.forward(job, plan.forward[static_cast<size_t>(unit % items)], unit / items, memory);
+    const AttentionPlan::Run& run = plan.forward_runs[static_cast<size_t>(unit / plan.shape.heads)];
+    const int64_t at = unit - run.begin * plan.shape.heads;
+    functions.forward(job, plan.forward[static_cast<size_t>(run.begin + at % run.items)], at / run.items,
+                      memory);
   });
 }
 

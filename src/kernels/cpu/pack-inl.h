@@ -6,6 +6,7 @@
 #define MOGA_KERNELS_CPU_PACK_INL_H_
 #endif
 
+#include "kernels/cpu/grouped_attention_cpu.h"
 #include "kernels/cpu/simd_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -21,10 +22,7 @@ HWY_INLINE void fetch_row(const Rows& x, int64_t token, int64_t head, float* HWY
 }
 
 // Rows found by index stand far apart, so that no hardware foresees them: who reads or writes them asks for
-// the row this many after the one at hand.
-constexpr size_t kRowsAhead = 8;
-
-// kWrite: 1 if it is going to be written. kLocality: 3 to the first-level cache, 2 to the second.
+// them ahead. kWrite: 1 if it is going to be written. kLocality: 3 to the first-level cache, 2 to the second.
 template <int kWrite, int kLocality>
 HWY_INLINE void prefetch(const void* from, size_t bytes) {
   for (size_t i = 0; i < bytes; i += 64) {
@@ -36,35 +34,50 @@ HWY_INLINE size_t row_bytes(const Rows& x) {
   return static_cast<size_t>(x.dim) * bytes_of(x.storage);
 }
 
+// count: a multiple of 16.
 HWY_INLINE void scale_row(float* HWY_RESTRICT row, float factor, size_t count) {
-  const hn::FixedTag<float, 4> d;  // rows are multiples of 8 long, maybe not of a vector
-  const auto f = hn::Set(d, factor);
-  for (size_t i = 0; i < count; i += 4) {
+  const F d;
+  const V f = hn::Set(d, factor);
+  for (size_t i = 0; i < count; i += kLanes) {
     hn::StoreU(hn::Mul(hn::LoadU(d, row + i), f), d, row + i);
   }
 }
 
-// to [count][stride], and zeros below up to a multiple of kTileRows.
+// The row where it lies if that is `dim` floats, or else a copy in `to`.
+HWY_INLINE const float* find_row(const Rows& x, int64_t token, int64_t head, float* HWY_RESTRICT to,
+                                 size_t dim) {
+  if (x.storage == Storage::kFloat32 && static_cast<size_t>(x.dim) == dim) {
+    return static_cast<const float*>(x.row(token, head));
+  }
+  fetch_row(x, token, head, to, dim);
+  return to;
+}
+
+// to [count][stride], and the last row again up to a multiple of kTileRows.
 HWY_INLINE void pack_rows(const Rows& x, const int64_t* index, size_t count, int64_t head,
                           float* HWY_RESTRICT to, size_t stride) {
   for (size_t j = 0; j < count; ++j) {
     fetch_row(x, index[j], head, to + j * stride, stride);
   }
   for (size_t j = count; j % kTileRows != 0; ++j) {
-    std::memset(to + j * stride, 0, stride * sizeof(float));
+    std::memcpy(to + j * stride, to + (j - 1) * stride, stride * sizeof(float));
   }
 }
 
-// to[i / kTileRows * step + j * kTileRows + i % kTileRows] = rows[j * stride + i] for j < count, i < dim.
-HWY_INLINE void cut_blocks(const float* HWY_RESTRICT rows, size_t stride, size_t count, size_t dim,
-                           float* HWY_RESTRICT to, size_t step) {
-  const hn::FixedTag<float, 4> d;
-  for (size_t i = 0; i < dim; i += kTileRows) {
-    float* HWY_RESTRICT block = to + i / kTileRows * step;
-    for (size_t j = 0; j < count; ++j) {
+// Channels lie in blocks of kTileRows, [dim / kTileRows][rows][kTileRows], blocks `step` apart. Four rows are
+// cut at a time, so that whole cache lines are written.
+constexpr size_t kRowsCut = 4;
+HWY_INLINE size_t block_step(size_t rows) {
+  return (rows + kRowsCut - 1) / kRowsCut * kRowsCut * kTileRows + 16;  // or blocks would share cache sets
+}
+HWY_INLINE void cut_blocks(const float* const* rows, size_t dim, float* HWY_RESTRICT to, size_t step) {
+  const hn::CappedTag<float, kTileRows> d;
+  for (size_t i = 0; i < dim; i += kTileRows, to += step) {
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRowsCut; ++r) {
 #pragma GCC unroll 2
-      for (size_t r = 0; r < kTileRows; r += 4) {
-        hn::StoreU(hn::LoadU(d, rows + j * stride + i + r), d, block + j * kTileRows + r);
+      for (size_t at = 0; at < kTileRows; at += hn::MaxLanes(d)) {
+        hn::StoreU(hn::LoadU(d, rows[r] + i + at), d, to + r * kTileRows + at);
       }
     }
   }
@@ -108,37 +121,56 @@ class RowsAhead {
   size_t next_ = 0;
 };
 
-// The rows as cut_blocks has them, four at a time through `rows`, so that whole cache lines are written.
+// The rows in blocks. rows: room for kRowsCut rows of dim.
 HWY_INLINE void pack_blocks(const Rows& x, const int64_t* index, size_t count, int64_t head,
                             float* HWY_RESTRICT rows, size_t dim, float* HWY_RESTRICT to, size_t step) {
-  for (size_t j = 0; j < count; j += 4) {
-    const size_t few = HWY_MIN(size_t{4}, count - j);
-    for (size_t r = 0; r < few; ++r) {
-      fetch_row(x, index[j + r], head, rows + r * dim, dim);
+  for (size_t j = 0; j < count; j += kRowsCut) {
+    const float* from[kRowsCut];
+    for (size_t r = 0; r < kRowsCut; ++r) {
+      from[r] = find_row(x, index[HWY_MIN(j + r, count - 1)], head, rows + r * dim, dim);
     }
-    cut_blocks(rows, dim, few, dim, to + j * kTileRows, step);
+    cut_blocks(from, dim, to + j * kTileRows, step);
   }
 }
 
-// to [dim][width] = rows turned; columns from `count` to `width` are zeros. rows: room for 4 rows of dim.
+// to [dim][width] = factor * rows turned; columns from `count` to `width` are zeros. rows: room for kLanes
+// rows of dim.
 HWY_INLINE void pack_turned(const Rows& x, const int64_t* index, size_t count, int64_t head, float factor,
                             float* HWY_RESTRICT rows, size_t dim, float* HWY_RESTRICT to, size_t width) {
-  for (size_t q = 0; q < width; q += 4) {
-    for (size_t r = 0; r < 4; ++r) {
-      float* HWY_RESTRICT row = rows + r * dim;
-      if (q + r + kRowsAhead < count) {
-        prefetch<0, 3>(x.row(index[q + r + kRowsAhead], head), row_bytes(x));
+  HWY_ALIGN static constexpr float kZeros[kMaxHeadSize] = {};
+  for (size_t q = 0; q < width; q += kLanes) {
+    const float* from[kLanes];
+    for (size_t r = 0; r < kLanes; ++r) {
+      const size_t at = q + r;
+      if (at + kLanes < count) {
+        prefetch<0, 3>(x.row(index[at + kLanes], head), row_bytes(x));
       }
-      if (q + r < count) {
-        fetch_row(x, index[q + r], head, row, dim);
-        scale_row(row, factor, dim);
-      } else {
-        std::memset(row, 0, dim * sizeof(float));
-      }
+      from[r] = at < count ? find_row(x, index[at], head, rows + r * dim, dim) : kZeros;
     }
-    for (size_t i = 0; i < dim; i += 4) {
-      transpose_4x4(rows + i, dim, to + i * width + q, width);
-    }
+    turn_rows(from, factor, dim, to + q, width);
+  }
+}
+
+// to = factor * row, added to what stands there if `add`.
+HWY_INLINE void write_row(const float* HWY_RESTRICT row, float factor, bool add, Storage storage, size_t dim,
+                          void* to) {
+  HWY_ALIGN float copy[kMaxHeadSize + kLanes];
+  float* HWY_RESTRICT out = storage == Storage::kFloat32 ? static_cast<float*>(to) : copy;
+  if (add && out == copy) {
+    load_row(to, storage, dim, copy);
+  }
+  const F d;
+  const V f = hn::Set(d, factor);
+  size_t i = 0;
+  for (; i + kLanes <= dim; i += kLanes) {
+    const V x = hn::Mul(hn::LoadU(d, row + i), f);
+    hn::StoreU(add ? hn::Add(x, hn::LoadU(d, out + i)) : x, d, out + i);
+  }
+  for (; i < dim; ++i) {
+    out[i] = add ? out[i] + row[i] * factor : row[i] * factor;
+  }
+  if (out == copy) {
+    store_row(copy, storage, dim, to);
   }
 }
 

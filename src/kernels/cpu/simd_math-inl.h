@@ -22,14 +22,22 @@ using F = HWY_FULL(float);
 using V = hn::Vec<F>;
 constexpr size_t kLanes = hn::MaxLanes(F());
 
-// 2^x for x up to 127 (NaN stays NaN, below -127 it is 0), relative error 8e-8 + rounding.
+// 2^x for x up to 127 (NaN stays NaN, below -127 it is 0), relative error 8e-8 + rounding: a minimax
+// polynomial of degree five for the fraction (Remez exchange on the relative error), the exponent for the
+// whole part.
 HWY_INLINE V exp2_in_range(V x) {
   const F d;
 #if HWY_TARGET <= HWY_AVX3
-  // Two instructions of AVX-512 do what takes five elsewhere: x less its nearest whole number (0 of an
-  // infinity), and the product with a power of two.
-  const V f{_mm512_reduce_ps(x.raw, 0x08)};
-  const V whole = hn::Sub(x, f);
+  // Two instructions of AVX-512 do what takes six elsewhere: x less the whole number below it (0 of an
+  // infinity), and the product with two to that whole number.
+  const V f{_mm512_reduce_ps(x.raw, 0x09)};
+  V p = hn::Set(d, 0.0018775766759798315F);
+  p = hn::MulAdd(p, f, hn::Set(d, 0.008989340088493468F));
+  p = hn::MulAdd(p, f, hn::Set(d, 0.0558263180550749F));
+  p = hn::MulAdd(p, f, hn::Set(d, 0.24015361704373522F));
+  p = hn::MulAdd(p, f, hn::Set(d, 0.6931530732002434F));
+  p = hn::MulAdd(p, f, hn::Set(d, 0.9999999250635269F));
+  return V{_mm512_scalef_ps(p.raw, x.raw)};
 #else
   const hn::RebindToSigned<F> di;
   // Adding 1.5 * 2^23 leaves the nearest whole number in the low bits of the sum; 127 more make it the biased
@@ -39,39 +47,32 @@ HWY_INLINE V exp2_in_range(V x) {
   const V t = hn::Add(x, magic);
   const V power = hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(di, t)));
   const V f = hn::Sub(x, hn::Sub(t, magic));
-#endif
-  // Minimax polynomial of 2^f over [-1/2, 1/2] (Remez exchange on the relative error).
   V p = hn::Set(d, 0.0013276472167834048F);
   p = hn::MulAdd(p, f, hn::Set(d, 0.00967554133102361F));
   p = hn::MulAdd(p, f, hn::Set(d, 0.05550713272875276F));
   p = hn::MulAdd(p, f, hn::Set(d, 0.2402211972396913F));
   p = hn::MulAdd(p, f, hn::Set(d, 0.6931469670652652F));
   p = hn::MulAdd(p, f, hn::Set(d, 1.0000000716546418F));
-#if HWY_TARGET <= HWY_AVX3
-  return V{_mm512_scalef_ps(p.raw, whole.raw)};
-#else
   return hn::Mul(p, power);
 #endif
 }
 
-// Where row m of a matrix lies: one after another, or anywhere.
-struct EvenRows {
+// The rows of a matrix, `step` floats apart.
+struct Matrix {
   const float* first;
   size_t step;
-  HWY_INLINE const float* operator[](int m) const { return first + static_cast<size_t>(m) * step; }
 };
-using AnyRows = const float* const*;
 
 // One matrix tile in registers: acc[m][v] = init(m, v) + sum over k of a[m][k * kStepA] * b[k * b_k + v],
 // handed to done(m, v, acc). b and v count vectors of lanes; a is broadcast.
-template <int kM, int kV, size_t kStepA, class RowsOfA, class Init, class Done>
-HWY_INLINE void multiply_tile(const RowsOfA& a, const float* HWY_RESTRICT b, size_t b_k, size_t depth,
+template <int kM, int kV, size_t kStepA, class Init, class Done>
+HWY_INLINE void multiply_tile(const Matrix& a, const float* HWY_RESTRICT b, size_t b_k, size_t depth,
                               const Init& init, const Done& done) {
   const F d;
   const float* HWY_RESTRICT row_of_a[kM];
 #pragma GCC unroll 16
   for (int m = 0; m < kM; ++m) {
-    row_of_a[m] = a[m];
+    row_of_a[m] = a.first + static_cast<size_t>(m) * a.step;
   }
   V acc[kM][kV];
 #pragma GCC unroll 16
@@ -183,23 +184,78 @@ HWY_INLINE void store_row(const float* HWY_RESTRICT from, Storage storage, size_
   }
 }
 
-// to[j * to_step + i] = from[i * from_step + j] for i < 4, j < 4.
-HWY_INLINE void transpose_4x4(const float* HWY_RESTRICT from, size_t from_step, float* HWY_RESTRICT to,
-                              size_t to_step) {
-  const hn::FixedTag<float, 4> d;
-  const hn::FixedTag<double, 2> dd;
-  const auto a = hn::LoadU(d, from);
-  const auto b = hn::LoadU(d, from + from_step);
-  const auto c = hn::LoadU(d, from + 2 * from_step);
-  const auto e = hn::LoadU(d, from + 3 * from_step);
+// Channels [at, at + 4) of rows 0, 4, 8 ..., as many as a vector has blocks of four lanes.
+template <class D>
+HWY_INLINE hn::Vec<D> load_blocks(D d, const float* const* rows, size_t at) {
+  if constexpr (hn::MaxLanes(D()) == 4) {
+    return hn::LoadU(d, rows[0] + at);
+  } else {
+    const hn::Half<D> half;
+    return hn::Combine(d, load_blocks(half, rows + hn::MaxLanes(half), at), load_blocks(half, rows, at));
+  }
+}
+template <class D>
+HWY_INLINE void store_blocks(D d, hn::Vec<D> x, float* const* rows, size_t at) {
+  if constexpr (hn::MaxLanes(D()) == 4) {
+    hn::StoreU(x, d, rows[0] + at);
+  } else {
+    const hn::Half<D> half;
+    store_blocks(half, hn::LowerHalf(half, x), rows, at);
+    store_blocks(half, hn::UpperHalf(half, x), rows + hn::MaxLanes(half), at);
+  }
+}
+
+// Turns the 4 x 4 numbers of each block.
+HWY_INLINE void transpose_blocks(V& a, V& b, V& c, V& e) {
+  const F d;
+  const hn::Repartition<double, F> dd;
   const auto ab_low = hn::BitCast(dd, hn::InterleaveLower(d, a, b));   // a0 b0 a1 b1
   const auto ab_high = hn::BitCast(dd, hn::InterleaveUpper(d, a, b));  // a2 b2 a3 b3
   const auto ce_low = hn::BitCast(dd, hn::InterleaveLower(d, c, e));
   const auto ce_high = hn::BitCast(dd, hn::InterleaveUpper(d, c, e));
-  hn::StoreU(hn::BitCast(d, hn::InterleaveLower(dd, ab_low, ce_low)), d, to);
-  hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(dd, ab_low, ce_low)), d, to + to_step);
-  hn::StoreU(hn::BitCast(d, hn::InterleaveLower(dd, ab_high, ce_high)), d, to + 2 * to_step);
-  hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(dd, ab_high, ce_high)), d, to + 3 * to_step);
+  a = hn::BitCast(d, hn::InterleaveLower(dd, ab_low, ce_low));
+  b = hn::BitCast(d, hn::InterleaveUpper(dd, ab_low, ce_low));
+  c = hn::BitCast(d, hn::InterleaveLower(dd, ab_high, ce_high));
+  e = hn::BitCast(d, hn::InterleaveUpper(dd, ab_high, ce_high));
+}
+
+// to[i * width + r] = factor * rows[r][i] for r < kLanes, i < dim.
+HWY_INLINE void turn_rows(const float* const* rows, float factor, size_t dim, float* HWY_RESTRICT to,
+                          size_t width) {
+  const F d;
+  const V f = hn::Set(d, factor);
+  for (size_t i = 0; i < dim; i += 4) {
+    V a = hn::Mul(load_blocks(d, rows, i), f);
+    V b = hn::Mul(load_blocks(d, rows + 1, i), f);
+    V c = hn::Mul(load_blocks(d, rows + 2, i), f);
+    V e = hn::Mul(load_blocks(d, rows + 3, i), f);
+    transpose_blocks(a, b, c, e);
+    hn::StoreU(a, d, to + i * width);
+    hn::StoreU(b, d, to + (i + 1) * width);
+    hn::StoreU(c, d, to + (i + 2) * width);
+    hn::StoreU(e, d, to + (i + 3) * width);
+  }
+}
+
+// The way back: rows[r * dim + i] = factor[r] * from[i * width + r].
+HWY_INLINE void turn_back(const float* HWY_RESTRICT from, size_t width, V factor, size_t dim,
+                          float* HWY_RESTRICT rows) {
+  const F d;
+  float* to[kLanes];
+  for (size_t r = 0; r < kLanes; ++r) {
+    to[r] = rows + r * dim;
+  }
+  for (size_t i = 0; i < dim; i += 4) {
+    V a = hn::Mul(hn::LoadU(d, from + i * width), factor);
+    V b = hn::Mul(hn::LoadU(d, from + (i + 1) * width), factor);
+    V c = hn::Mul(hn::LoadU(d, from + (i + 2) * width), factor);
+    V e = hn::Mul(hn::LoadU(d, from + (i + 3) * width), factor);
+    transpose_blocks(a, b, c, e);
+    store_blocks(d, a, to, i);
+    store_blocks(d, b, to + 1, i);
+    store_blocks(d, c, to + 2, i);
+    store_blocks(d, e, to + 3, i);
+  }
 }
 
 }  // namespace moga::cpu::HWY_NAMESPACE
