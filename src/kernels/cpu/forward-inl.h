@@ -22,11 +22,13 @@
 HWY_BEFORE_NAMESPACE();
 namespace moga::cpu::HWY_NAMESPACE {
 
+constexpr float kNothing = -std::numeric_limits<float>::infinity();
+
 // A block of queries with what has been summed up for them.
 struct QueryBlock {
   float* q;    // panels of [dim][width]
   float* out;  // the same
-  float* top;  // largest score so far, log2 units
+  float* top;  // largest score so far, log2 units; kNothing at the start, when `out` holds anything
   float* sum;  // of 2^(score - top)
 };
 
@@ -139,10 +141,13 @@ HWY_INLINE void forward_panel_exactly(const QueryBlock& block, const KeyTile& ti
     ahead.step();
   }
   V correction[kV];
+  hn::Mask<F> kept[kV];  // whether anything was summed before: if not, `out` holds no numbers
   V sum[kV];
 #pragma GCC unroll 4
   for (int v = 0; v < kV; ++v) {
-    correction[v] = exp2_in_range(hn::Sub(hn::LoadU(d, block.top + v * kLanes), top[v]));
+    const V before = hn::LoadU(d, block.top + v * kLanes);
+    correction[v] = exp2_in_range(hn::Sub(before, top[v]));
+    kept[v] = hn::Ne(before, hn::Set(d, kNothing));
     hn::StoreU(top[v], d, block.top + v * kLanes);
     sum[v] = hn::Mul(hn::LoadU(d, block.sum + v * kLanes), correction[v]);
   }
@@ -159,8 +164,9 @@ HWY_INLINE void forward_panel_exactly(const QueryBlock& block, const KeyTile& ti
   for (int v = 0; v < kV; ++v) {
     hn::StoreU(sum[v], d, block.sum + v * kLanes);
   }
-  add_values<kV>(block, tile, dim, scores,
-                 [&](int v, V out) HWY_ATTR { return hn::Mul(out, correction[v]); });
+  add_values<kV>(block, tile, dim, scores, [&](int v, V out) HWY_ATTR {
+    return hn::IfThenElseZero(kept[v], hn::Mul(out, correction[v]));
+  });
 }
 
 template <int kV>
@@ -190,25 +196,21 @@ HWY_INLINE void forward_rows(const ForwardJob& job, int64_t first_slot, size_t q
   float* scores = tile.v + (kv_tile + kMostTileRows + 16) * dim;
   float* rows = scores + (kv_tile + kMostTileRows) * kWidestPanel;
 
+  // Queries lie in panels of kPanel; the last one may be narrower.
   const size_t panels = (queries + kPanel - 1) / kPanel;
   const auto vectors_of = [&](size_t panel) HWY_ATTR {
     const size_t left = queries - panel * kPanel;
     return left >= kPanel ? static_cast<size_t>(kTileVectors) : (left + kLanes - 1) / kLanes;
   };
-  const float log2_scale = x.scale * kLog2E;
-  for (size_t panel = 0; panel < panels; ++panel) {
-    const size_t width = vectors_of(panel) * kLanes;
-    const size_t count = HWY_MIN(width, queries - panel * kPanel);
-    pack_turned(x.q, slots + panel * kPanel, count, head, log2_scale, rows, dim,
-                block.q + panel * kPanel * dim, width);
-    float* out = block.out + panel * kPanel * dim;
-    for (size_t i = 0; i < width * dim; i += kLanes) {
-      hn::StoreU(hn::Zero(d), d, out + i);
-    }
-    for (size_t i = panel * kPanel; i < panel * kPanel + width; i += kLanes) {
-      hn::StoreU(hn::Set(d, -std::numeric_limits<float>::infinity()), d, block.top + i);
-      hn::StoreU(hn::Zero(d), d, block.sum + i);
-    }
+  const auto place = [&](size_t query) HWY_ATTR { return query / kPanel * kPanel * dim + query % kPanel; };
+  const auto width = [&](size_t query) HWY_ATTR { return vectors_of(query / kPanel) * kLanes; };
+  for (size_t q = 0; q < queries; q += kLanes) {
+    pack_turned(x.q, slots + q, queries - q, head, x.scale * kLog2E, rows, dim, block.q + place(q), width(q));
+    hn::StoreU(hn::Set(d, kNothing), d, block.top + q);
+    hn::StoreU(hn::Zero(d), d, block.sum + q);
+  }
+  if (keys == 0) {
+    std::memset(block.out, 0, panels * kPanel * dim * sizeof(float));
   }
   for (size_t begin = 0; begin < keys; begin += kv_tile) {
     tile.keys = HWY_MIN(kv_tile, keys - begin);
@@ -232,31 +234,24 @@ HWY_INLINE void forward_rows(const ForwardJob& job, int64_t first_slot, size_t q
       }
     }
   }
-  for (size_t panel = 0; panel < panels; ++panel) {
-    const size_t width = vectors_of(panel) * kLanes;
-    const size_t count = HWY_MIN(width, queries - panel * kPanel);
-    const float* out = block.out + panel * kPanel * dim;
-    for (size_t q = 0; q < count; q += kLanes) {
-      for (size_t r = q + kLanes; r < HWY_MIN(q + 2 * kLanes, count); ++r) {
-        prefetch<1, 3>(x.out.row(slots[panel * kPanel + r], head), row_bytes(x.out));
+  for (size_t q = 0; q < queries; q += kLanes) {
+    for (size_t r = q + kLanes; r < HWY_MIN(q + 2 * kLanes, queries); ++r) {
+      prefetch<1, 3>(x.out.row(slots[r], head), row_bytes(x.out));
+    }
+    const V factor = keys == 0 ? hn::Zero(d) : hn::Div(hn::Set(d, 1.0F), hn::LoadU(d, block.sum + q));
+    turn_back(block.out + place(q), width(q), factor, dim, rows);
+    for (size_t r = 0; r < HWY_MIN(kLanes, queries - q); ++r) {
+      const int64_t token = slots[q + r];
+      const int64_t slot = (first_slot + static_cast<int64_t>(q + r)) * x.q.heads + head;
+      const float* row = rows + r * dim;
+      if (x.slot_out != nullptr) {
+        std::memcpy(x.slot_out + slot * x.q.dim, row, true_dim * sizeof(float));
       }
-      const V sum = hn::LoadU(d, block.sum + panel * kPanel + q);
-      turn_back(out + q, width, keys == 0 ? hn::Zero(d) : hn::Div(hn::Set(d, 1.0F), sum), dim, rows);
-      for (size_t r = 0; r < HWY_MIN(kLanes, count - q); ++r) {
-        const size_t at = panel * kPanel + q + r;
-        const int64_t token = slots[at];
-        const int64_t slot = (first_slot + static_cast<int64_t>(at)) * x.q.heads + head;
-        const float* row = rows + r * dim;
-        if (x.slot_out != nullptr) {
-          std::memcpy(x.slot_out + slot * x.q.dim, row, true_dim * sizeof(float));
-        }
-        if (x.lse != nullptr) {
-          x.lse[slot] = keys == 0 ? -std::numeric_limits<float>::infinity()
-                                  : (block.top[at] + std::log2(block.sum[at])) * kLn2;
-        }
-        write_row(row, x.row_scale != nullptr ? x.factor * x.row_scale[token] : x.factor, job.add,
-                  x.out.storage, true_dim, x.out.mutable_row(token, head));
+      if (x.lse != nullptr) {
+        x.lse[slot] = keys == 0 ? kNothing : (block.top[q + r] + std::log2(block.sum[q + r])) * kLn2;
       }
+      write_row(row, x.row_scale != nullptr ? x.factor * x.row_scale[token] : x.factor, job.add,
+                x.out.storage, true_dim, x.out.mutable_row(token, head));
     }
   }
 }

@@ -191,6 +191,30 @@ TEST_P(EveryTarget, NanAndInfinityStayInTheirSegment) {
   }
 }
 
+// Threads keep their memory from call to call, with whatever was computed in it.
+TEST_P(EveryTarget, NothingIsLeftOfEarlierCalls) {
+  constexpr int64_t kTokens = 300;
+  std::mt19937 random(2);
+  const SegmentLists whole = split_tokens(kTokens, 1, random);
+  SegmentLists keyless = whole;
+  keyless.kv_index.clear();
+  keyless.kv_offsets = {0, 0};
+  const auto poison = [&] {  // every thread's memory: there are more heads than threads
+    Case c({kTokens, kTokens, 64, 24}, whole, 3);
+    std::fill(c.v.wide.begin(), c.v.wide.end(), std::nanf("0x123"));
+    c.run();
+  };
+  poison();
+  Case c({kTokens, kTokens, 2, 24}, whole, 3);
+  c.run();
+  EXPECT_LT(error_of(c.out.wide, c.exact().out), 1e-5);
+  poison();
+  Case none({kTokens, kTokens, 2, 24}, keyless, 3);
+  attention_forward(*none.plan(), keyless.view(), none.forward_arguments());
+  EXPECT_THAT(none.out.wide, testing::Each(0.0F));
+  EXPECT_THAT(none.lse, testing::Each(-std::numeric_limits<float>::infinity()));
+}
+
 TEST_P(EveryTarget, VeryLargeLogitsDoNotOverflow) {
   std::mt19937 random(2);
   Case c({64, 64, 2, 16}, split_tokens(64, 1, random), 3);

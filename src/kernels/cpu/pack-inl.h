@@ -133,22 +133,19 @@ HWY_INLINE void pack_blocks(const Rows& x, const int64_t* index, size_t count, i
   }
 }
 
-// to [dim][width] = factor * rows turned; columns from `count` to `width` are zeros. rows: room for kLanes
-// rows of dim.
+// to[i * width + r] = factor * channel i of row r, for kLanes rows; those from `count` on are zeros. As many
+// rows after them are asked for ahead. rows: room for kLanes rows of dim.
 HWY_INLINE void pack_turned(const Rows& x, const int64_t* index, size_t count, int64_t head, float factor,
                             float* HWY_RESTRICT rows, size_t dim, float* HWY_RESTRICT to, size_t width) {
   HWY_ALIGN static constexpr float kZeros[kMaxHeadSize] = {};
-  for (size_t q = 0; q < width; q += kLanes) {
-    const float* from[kLanes];
-    for (size_t r = 0; r < kLanes; ++r) {
-      const size_t at = q + r;
-      if (at + kLanes < count) {
-        prefetch<0, 3>(x.row(index[at + kLanes], head), row_bytes(x));
-      }
-      from[r] = at < count ? find_row(x, index[at], head, rows + r * dim, dim) : kZeros;
+  const float* from[kLanes];
+  for (size_t r = 0; r < kLanes; ++r) {
+    if (kLanes + r < count) {
+      prefetch<0, 3>(x.row(index[kLanes + r], head), row_bytes(x));
     }
-    turn_rows(from, factor, dim, to + q, width);
+    from[r] = r < count ? find_row(x, index[r], head, rows + r * dim, dim) : kZeros;
   }
+  turn_rows(from, factor, dim, to, width);
 }
 
 // to = factor * row, added to what stands there if `add`.
