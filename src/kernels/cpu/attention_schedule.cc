@@ -79,7 +79,7 @@ AttentionTiles attention_tiles(int64_t dim) {
   tiles.kv_tile = 128;
   tiles.kv_block = tiles.dim <= 128 ? 1152 : 128;
   tiles.kv_sub = 128;
-  tiles.q_tile = 96;
+  tiles.q_tile = tiles.dim <= 128 ? 144 : 96;
   return tiles;
 }
 

@@ -128,6 +128,9 @@ HWY_INLINE void add_products(const float* weight, size_t weight_step, const floa
   const F d;
   for (size_t key = 0; key < keys; key += kTileRows) {
     float* HWY_RESTRICT to = into + key * row;
+    for (int m = 0; m < kTileRows; ++m) {  // of the next tile
+      prefetch<1, 3>(to + static_cast<size_t>(kTileRows + m) * row, kV * kLanes * sizeof(float));
+    }
     multiply_tile<kTileRows, kV, 1>(
         Matrix{weight + key * weight_step, weight_step}, rows, row, queries,
         [&](int m, int v) HWY_ATTR { return hn::LoadU(d, to + static_cast<size_t>(m) * row + v * kLanes); },
