@@ -205,6 +205,11 @@ void add_all() {
   add("moga/8192/12x128/M5", [](auto& state) { routed(state, 8192, 5); });
   add("moga/8192/12x128/M5/backward",
       [](auto& state) { backward(state, groups_of(random_ids(even(8192, 5))), 8192, 12, 128); });
+  // What the toy model has much of: heads of 32, groups of 1,024 and frames of 256 tokens.
+  for (const int64_t groups : {4, 16}) {
+    add("segments/4096/6x32/" + std::to_string(4096 / groups),
+        [=](auto& state) { forward(state, groups_of(random_ids(even(4096, groups))), 4096, 6, 32); });
+  }
   add("visual/8320/12x128", [](auto& state) { visual(state, 20, 16, 26); });
   // Uneven segments: a giant of 90 %, with the rest in groups of three.
   std::vector<int64_t> giant(1 + 273, 3);
