@@ -253,7 +253,9 @@ TEST_P(EveryTarget, ScoresThatRiseOrFallFromTileToTile) {
       });
     };
     put(c.q, [](int64_t) { return 4.0; });
-    put(c.k, [&](int64_t token) { return rise * static_cast<double>(token) / kTokens / (4.0 * c.scale); });
+    put(c.k, [&, rise = rise](int64_t token) {
+      return rise * static_cast<double>(token) / kTokens / (4.0 * c.scale);
+    });
     c.v.each([&, size = values](size_t at, size_t i) {
       c.v.exact[i] = c.v.set(at, size * static_cast<float>(c.v.exact[i]));
     });
