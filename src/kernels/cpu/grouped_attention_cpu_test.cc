@@ -11,7 +11,6 @@ namespace moga::cpu {
 namespace {
 
 using test::Case;
-using test::CaseShape;
 using test::error_of;
 using test::Layout;
 using test::SegmentLists;
