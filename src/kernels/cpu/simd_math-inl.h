@@ -22,23 +22,31 @@ using F = HWY_FULL(float);
 using V = hn::Vec<F>;
 constexpr size_t kLanes = hn::MaxLanes(F());
 
+// The polynomial in f with these coefficients, that of the highest power first.
+template <size_t kCount>
+HWY_INLINE V polynomial(V f, const float (&coefficients)[kCount]) {
+  const F d;
+  V sum = hn::Set(d, coefficients[0]);
+#pragma GCC unroll 8
+  for (size_t i = 1; i < kCount; ++i) {
+    sum = hn::MulAdd(sum, f, hn::Set(d, coefficients[i]));
+  }
+  return sum;
+}
+
 // 2^x for x up to 127 (NaN stays NaN, below -127 it is 0), relative error 8e-8 + rounding: a minimax
 // polynomial of degree five for the fraction (Remez exchange on the relative error), the exponent for the
 // whole part.
 HWY_INLINE V exp2_in_range(V x) {
-  const F d;
 #if HWY_TARGET <= HWY_AVX3
   // Two instructions of AVX-512 do what takes six elsewhere: x less the whole number below it (0 of an
   // infinity), and the product with two to that whole number.
   const V f{_mm512_reduce_ps(x.raw, 0x09)};
-  V p = hn::Set(d, 0.0018775766759798315F);
-  p = hn::MulAdd(p, f, hn::Set(d, 0.008989340088493468F));
-  p = hn::MulAdd(p, f, hn::Set(d, 0.0558263180550749F));
-  p = hn::MulAdd(p, f, hn::Set(d, 0.24015361704373522F));
-  p = hn::MulAdd(p, f, hn::Set(d, 0.6931530732002434F));
-  p = hn::MulAdd(p, f, hn::Set(d, 0.9999999250635269F));
-  return V{_mm512_scalef_ps(p.raw, x.raw)};
+  constexpr float kBelowOne[] = {0.0018775766759798315F, 0.008989340088493468F, 0.0558263180550749F,
+                                 0.24015361704373522F,   0.6931530732002434F,   0.9999999250635269F};
+  return V{_mm512_scalef_ps(polynomial(f, kBelowOne).raw, x.raw)};
 #else
+  const F d;
   const hn::RebindToSigned<F> di;
   // Adding 1.5 * 2^23 leaves the nearest whole number in the low bits of the sum; 127 more make it the biased
   // exponent of 2^that. The operands' order lets Max pass a NaN on.
@@ -47,13 +55,9 @@ HWY_INLINE V exp2_in_range(V x) {
   const V t = hn::Add(x, magic);
   const V power = hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(di, t)));
   const V f = hn::Sub(x, hn::Sub(t, magic));
-  V p = hn::Set(d, 0.0013276472167834048F);
-  p = hn::MulAdd(p, f, hn::Set(d, 0.00967554133102361F));
-  p = hn::MulAdd(p, f, hn::Set(d, 0.05550713272875276F));
-  p = hn::MulAdd(p, f, hn::Set(d, 0.2402211972396913F));
-  p = hn::MulAdd(p, f, hn::Set(d, 0.6931469670652652F));
-  p = hn::MulAdd(p, f, hn::Set(d, 1.0000000716546418F));
-  return hn::Mul(p, power);
+  constexpr float kAroundZero[] = {0.0013276472167834048F, 0.00967554133102361F, 0.05550713272875276F,
+                                   0.2402211972396913F,    0.6931469670652652F,  1.0000000716546418F};
+  return hn::Mul(polynomial(f, kAroundZero), power);
 #endif
 }
 
