@@ -2,7 +2,8 @@
 //
 // Counters of a case: gflops (counted FLOPs over the fastest pass), of_sgemm, products, attention and other
 // (shares of that pass: matrix products and convolutions; the attention kernel with its packing; all the
-// rest). FLOPs are those of every matrix product (two a multiply-add) and of attention over groups.
+// rest). FLOPs are those of every matrix product (two a multiply-add) and of attention over the groups that
+// the routers, whose weights are random, make.
 #include <benchmark/benchmark.h>
 
 #include "bench/benchmark_main.h"
@@ -15,8 +16,17 @@ namespace {
 
 using torch::Tensor;
 
-// FLOPs of one forward pass of one film.
-double count_flops(const DitConfig& c, const DitPlan& plan) {
+// Pairs of tokens that meet in routed attention, averaged over the blocks.
+double routed_pairs(const std::vector<Routing>& routing, int64_t groups) {
+  double sum = 0;
+  for (const Routing& block : routing) {
+    sum += groups_from_ids(block.group_ids_L, groups).pairs();
+  }
+  return sum / static_cast<double>(routing.size());
+}
+
+// FLOPs of one forward pass of one film, which routed so.
+double count_flops(const DitConfig& c, const DitPlan& plan, const std::vector<Routing>& routing) {
   const auto L = static_cast<double>(plan.layout.tokens());
   const auto R = static_cast<double>(plan.captions * c.text_len);
   const auto C = static_cast<double>(c.dim);
@@ -25,9 +35,8 @@ double count_flops(const DitConfig& c, const DitPlan& plan) {
   if (c.attention.kind == AttentionKind::kFull) {
     pairs += plan.visual.full.pairs();
   } else {
-    // Routers with random weights group unevenly; even groups are the least that they can cost.
-    pairs += plan.visual.windows.pairs() + plan.visual.frames.pairs() +
-             L * L / static_cast<double>(c.attention.groups);
+    pairs +=
+        plan.visual.windows.pairs() + plan.visual.frames.pairs() + routed_pairs(routing, c.attention.groups);
   }
   const double block = 2 * L * (6 * C * C + 2 * C * F) + 4 * R * C * C + 4 * pairs * C;
   const double ends = 2 * L * C * static_cast<double>(4 * (c.in_channels + c.out_channels)) +
@@ -53,10 +62,11 @@ void step(benchmark::State& state, DitConfig config, int64_t frames, int64_t row
     return 0.0;
   };
   limits().measure();
-  pass();
+  DitTrace trace;
+  dit->forward(latent, time, captions, plan, &trace);
   const FastestPass fastest = run_clocked(state, pass);
   limits().measure();
-  const double gflops = count_flops(config, plan) / fastest.seconds * 1e-9;
+  const double gflops = count_flops(config, plan, trace.routing) / fastest.seconds * 1e-9;
   state.counters["gflops"] = gflops;
   state.counters["of_sgemm"] = gflops / limits().sgemm;
 }

@@ -52,9 +52,13 @@ class ClockHooks {
 
  private:
   static Clock* clock_of(const at::RecordFunction& function) {
-    constexpr std::array<std::string_view, 10> kProducts = {
-        "aten::linear", "aten::matmul",      "aten::addmm", "aten::mm",    "aten::bmm",
-        "aten::conv3d", "aten::convolution", "aten::mv",    "aten::addmv", "aten::convolution_backward"};
+    constexpr std::array<std::string_view, 12> kProducts = {
+        "moga::cpu_linear",  "moga::cpu_linear_backward",
+        "aten::linear",      "aten::matmul",
+        "aten::addmm",       "aten::mm",
+        "aten::bmm",         "aten::mv",
+        "aten::addmv",       "aten::conv3d",
+        "aten::convolution", "aten::convolution_backward"};
     const std::string_view name = function.name();
     if (name == "moga::cpu_attention") {
       return &clocks().attention;

@@ -28,6 +28,25 @@ if(MOGA_BUILD_TESTS)
   find_package(GTest REQUIRED)
 endif()
 
+# oneDNN multiplies matrices on CPUs, if it is the one that libtorch itself uses: published builds of libtorch have
+# theirs inside, which would meet another in one program. On other processors than these it has no fast products.
+set(MOGA_ONEDNN "")
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
+  cmake_path(GET TORCH_LIBRARY PARENT_PATH torch_folder)
+  execute_process(COMMAND ${CMAKE_READELF} -d ${torch_folder}/libtorch_cpu.so OUTPUT_VARIABLE torch_needs)
+  find_library(DNNL_LIBRARY dnnl)
+  find_path(DNNL_INCLUDE oneapi/dnnl/dnnl.hpp)
+  if(torch_needs MATCHES "libdnnl[.]so" AND DNNL_LIBRARY AND DNNL_INCLUDE)
+    set(MOGA_ONEDNN moga_onednn)
+    add_library(moga_onednn INTERFACE)
+    target_include_directories(moga_onednn SYSTEM INTERFACE ${DNNL_INCLUDE})
+    target_link_libraries(moga_onednn INTERFACE ${DNNL_LIBRARY})
+    target_compile_definitions(moga_onednn INTERFACE MOGA_ONEDNN)
+  else()
+    message(STATUS "matrix products on CPUs are libtorch's: no oneDNN that it shares (libdnnl-dev)")
+  endif()
+endif()
+
 # yaml-cpp renamed its target in 0.8.
 if(TARGET yaml-cpp::yaml-cpp)
   set(MOGA_YAML yaml-cpp::yaml-cpp)

@@ -22,6 +22,7 @@ libtorch-dev                  tensors, autograd, optimisers
 libgloo-dev                   libtorch's distributed headers include it
 libopenblas-openmp-dev        BLAS for development
 libopenblas0-openmp           the fast BLAS, on libtorch's own OpenMP threads
+libdnnl-dev                   oneDNN, as libtorch uses it: matrix products on CPUs
 libavcodec-dev                FFmpeg: codecs
 libavformat-dev               FFmpeg: containers
 libavutil-dev                 FFmpeg: basics

@@ -104,7 +104,7 @@ TEST(StepMemory, WhatLibtorchSaysOfTooMuchIsOneLine) {
 
 TEST(StepMemory, AForwardPassTakesWhatIsPlanned) {
   // The feed-forward layer is the fullest place of the first, the attention that of the second.
-  for (const int64_t hidden : {768, 192}) {
+  for (const int64_t hidden : {1536, 192}) {
     PlanRequest request = small_film(AttentionKind::kMoga);
     request.model.dit.ffn_dim = hidden;
     request.model.vae.dim = 2;  // whose decoder would need more

@@ -1,5 +1,7 @@
 #include "model/layers.h"
 
+#include <utility>
+
 #include "model/row_ops.h"
 
 namespace moga {
@@ -10,8 +12,8 @@ MlpImpl::MlpImpl(int64_t in, int64_t hidden, int64_t out, Activation activation)
       activation_(activation) {}
 
 torch::Tensor MlpImpl::forward(const torch::Tensor& x) {
-  const torch::Tensor hidden = first_(x);
-  return last_(activation_ == Activation::kSilu ? torch::silu(hidden) : gelu_tanh(hidden));
+  torch::Tensor hidden = first_(x);
+  return last_(activation_ == Activation::kSilu ? torch::silu(hidden) : gelu_tanh_of_own(std::move(hidden)));
 }
 
 RmsNormImpl::RmsNormImpl(int64_t width, double eps)

@@ -50,6 +50,10 @@ TORCH_MODULE(Linear);
 // Whether this CPU has instructions for bfloat16 products and libtorch uses them.
 bool cpu_multiplies_bf16();
 
+// y = x W^T + b of any shapes that torch::linear takes; float32 on CPUs through kernels/cpu/matrix_product.h.
+// No second derivative there.
+torch::Tensor linear_product(const torch::Tensor& x, const torch::Tensor& weight, const torch::Tensor& bias);
+
 // The product of wide activations with bfloat16 weights in each of the two ways.
 torch::Tensor linear_rounded(const torch::Tensor& x, const torch::Tensor& weight, const torch::Tensor& bias);
 torch::Tensor linear_widened(const torch::Tensor& x, const torch::Tensor& weight, const torch::Tensor& bias);

@@ -20,6 +20,52 @@ TEST(Linear, StartsAndComputesLikeLibtorchs) {
   EXPECT_FALSE(Linear(7, 5, false)->bias.defined());
 }
 
+// Against float64: rows enough for the CPU's own products and too few, inputs that lie anyhow.
+TEST(Linear, ProductAndItsGradients) {
+  torch::manual_seed(4);
+  for (const int64_t rows : {3, 40}) {
+    for (const bool with_bias : {true, false}) {
+      const torch::Tensor weight = torch::randn({24, 36}).t().requires_grad_(true);
+      const torch::Tensor bias = with_bias ? torch::randn({36}).requires_grad_(true) : torch::Tensor();
+      const torch::Tensor x = torch::randn({2, 24, rows}).transpose(1, 2).requires_grad_(true);
+      const torch::Tensor dy = torch::randn({2, 36, rows}).transpose(1, 2);
+      const auto wide = [](const torch::Tensor& t) {
+        return t.defined() ? t.detach().to(torch::kFloat64).requires_grad_(true) : t;
+      };
+      std::vector<torch::Tensor> inputs = {x, weight}, exact_inputs = {wide(x), wide(weight)};
+      if (with_bias) {
+        inputs.push_back(bias);
+        exact_inputs.push_back(wide(bias));
+      }
+      const torch::Tensor y = linear_product(x, weight, bias);
+      const torch::Tensor exact =
+          torch::linear(exact_inputs[0], exact_inputs[1], with_bias ? exact_inputs[2] : torch::Tensor());
+      ASSERT_EQ(y.sizes(), exact.sizes());
+      EXPECT_LT((y - exact).abs().max().item<double>(), 2e-5);
+      const auto grads = torch::autograd::grad({y}, inputs, {dy});
+      const auto exact_grads = torch::autograd::grad({exact}, exact_inputs, {dy.to(torch::kFloat64)});
+      for (size_t i = 0; i < grads.size(); ++i) {
+        ASSERT_EQ(grads[i].sizes(), inputs[i].sizes());
+        EXPECT_LT((grads[i] - exact_grads[i]).abs().max().item<double>(), 5e-5) << i;
+      }
+    }
+  }
+}
+
+TEST(Linear, FrozenWeightsKeepNoActivations) {
+  torch::manual_seed(4);
+  const torch::Tensor weight = torch::randn({32, 16});
+  const torch::Tensor x = torch::randn({64, 16});
+  const auto users_of_x = [&](bool frozen) {
+    const torch::Tensor w = weight.detach().requires_grad_(!frozen);
+    const torch::Tensor input = torch::ones({1}).requires_grad_(true) * x;
+    const torch::Tensor y = linear_product(input, w, {});
+    EXPECT_TRUE(y.requires_grad());
+    return input.use_count();
+  };
+  EXPECT_EQ(users_of_x(/*frozen=*/true) + 1, users_of_x(/*frozen=*/false));
+}
+
 TEST(Linear, NarrowWeightsGiveWideResults) {
   const torch::NoGradGuard guard;
   torch::manual_seed(2);

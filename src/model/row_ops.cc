@@ -197,6 +197,17 @@ Tensor gelu_tanh(const Tensor& x) {
   return is_plain(x) ? GeluTanh::apply(x) : torch::gelu(x, "tanh");
 }
 
+Tensor gelu_tanh_of_own(Tensor x) {
+  if (torch::GradMode::is_enabled() || (is_plain(x) && !x.is_contiguous())) {
+    return gelu_tanh(x);
+  }
+  if (!is_plain(x)) {
+    return torch::gelu_(x, "tanh");
+  }
+  cpu::gelu_tanh(x.numel(), x.data_ptr<float>(), x.data_ptr<float>());
+  return x;
+}
+
 Tensor modulated_norm(const Tensor& x_BLC, const Tensor& shift_B1C, const Tensor& scale_B1C, double eps) {
   const bool fused = is_plain(x_BLC) && is_plain(shift_B1C) && is_plain(scale_B1C) && x_BLC.dim() == 3 &&
                      x_BLC.size(2) % 4 == 0 && shift_B1C.size(0) == x_BLC.size(0) &&

@@ -32,5 +32,7 @@ torch::Tensor gated_sum(const torch::Tensor& x_BLC, const torch::Tensor& gate_B1
 
 // GELU in its form with tanh, of any shape and float dtype.
 torch::Tensor gelu_tanh(const torch::Tensor& x);
+// The same of a value that nobody needs any more: in its place if no gradient is recorded.
+torch::Tensor gelu_tanh_of_own(torch::Tensor x);
 
 }  // namespace moga

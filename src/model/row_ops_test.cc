@@ -53,6 +53,23 @@ TEST(RowOps, GeluAndItsGradientAreThoseOfFloat64) {
   }
 }
 
+TEST(RowOps, GeluTakesItsInputsPlaceWithoutGradients) {
+  torch::manual_seed(5);
+  for (const auto type : {torch::kFloat32, torch::kBFloat16}) {
+    const Tensor x = torch::randn({5, 7}).to(type);
+    const Tensor wanted = gelu_tanh(x);
+    const Tensor recorded = gelu_tanh_of_own(x.clone().requires_grad_(true) * 1);
+    EXPECT_TRUE(recorded.requires_grad());
+    EXPECT_TRUE(recorded.equal(wanted));
+    const torch::NoGradGuard none;
+    const Tensor own = x.clone();
+    const Tensor y = gelu_tanh_of_own(own);
+    EXPECT_TRUE(y.equal(wanted));
+    EXPECT_EQ(y.data_ptr(), own.data_ptr());
+    EXPECT_TRUE(gelu_tanh_of_own(x.clone().t()).equal(wanted.t()));
+  }
+}
+
 TEST(RowOps, NormAndRotationAndTheirGradientsAreThoseOfFloat64) {
   torch::manual_seed(4);
   FilmLayout layout;

@@ -74,7 +74,7 @@ class FeedForward : public torch::nn::Module {
     gate->register_module("0", gate_);
     register_module("gate", gate);
   }
-  Tensor forward(const Tensor& x) { return fc2_(fc1_(x) * gelu_tanh(gate_(x))); }
+  Tensor forward(const Tensor& x) { return fc2_(fc1_(x) * gelu_tanh_of_own(gate_(x))); }
 
  private:
   Linear gate_{nullptr}, fc1_{nullptr}, fc2_{nullptr};

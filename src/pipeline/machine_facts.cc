@@ -13,6 +13,7 @@
 #include "base/text_util.h"
 #include "base/threads.h"
 #include "kernels/cpu/grouped_attention_cpu.h"
+#include "kernels/cpu/matrix_product.h"
 #include "pipeline/machine_rate.h"
 #include "pipeline/machine_report.h"
 
@@ -117,6 +118,7 @@ MachineFacts gather_machine_facts(double seconds) {
   MachineFacts facts;
   read_cpuinfo(read_proc("/proc/cpuinfo"), facts);
   facts.kernel_target = cpu::attention_target();
+  facts.products = cpu::product_library();
   facts.cores = thread_count();
   facts.openmp_threads = omp_get_max_threads();
   facts.torch_threads = at::get_num_threads();

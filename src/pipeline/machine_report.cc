@@ -141,6 +141,9 @@ std::vector<MachineFinding> judge_machine(const MachineFacts& facts) {
   findings.push_back({"CPU", facts.cpu_model.empty() ? "unknown model" : facts.cpu_model, Health::kOk, ""});
   findings.push_back(judge_features(facts));
   findings.push_back({"Kernels", facts.kernel_target, Health::kOk, ""});
+  findings.push_back({"Layers",
+                      facts.products.empty() ? "products by the BLAS" : "products by " + facts.products,
+                      Health::kOk, ""});
   findings.push_back(judge_threads(facts));
   findings.push_back(judge_blas(facts));
   if (facts.sgemm_gflops > 0.0) {
@@ -163,7 +166,7 @@ nlohmann::ordered_json machine_report_json(const MachineFacts& facts,
     return finding.health != Health::kOk;
   });
   report["cpu"] = {{"model", facts.cpu_model}, {"features", facts.cpu_features}, {"cores", facts.cores}};
-  report["kernels"] = {{"target", facts.kernel_target}};
+  report["kernels"] = {{"target", facts.kernel_target}, {"products", facts.products}};
   report["threads"] = {{"openmp", facts.openmp_threads},
                        {"torch", facts.torch_threads},
                        {"opencv", facts.opencv_threads},

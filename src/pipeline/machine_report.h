@@ -17,6 +17,7 @@ struct MachineFacts {
   std::string cpu_model;
   std::vector<std::string> cpu_features;  // those that matter here: "avx2", "fma", "avx512f", "asimd", ...
   std::string kernel_target;              // instruction set that the attention kernels run on
+  std::string products;                   // library of the layers' matrix products; empty: libtorch's BLAS
   int cores = 0;                          // that this process may run on
   int openmp_threads = 0;
   int torch_threads = 0;

@@ -21,6 +21,7 @@ MachineFacts healthy_facts() {
   facts.cpu_model = "Example CPU";
   facts.cpu_features = {"fma", "avx2"};
   facts.kernel_target = "AVX2";
+  facts.products = "oneDNN 2.6.3";
   facts.cores = facts.openmp_threads = facts.torch_threads = facts.opencv_threads = 4;
   facts.blas = {"/usr/lib/x/openblas-openmp/libblas.so.3", true, "OpenBLAS 0.3.21", 4,
                 MachineFacts::Threading::kOpenMP};
@@ -48,6 +49,13 @@ TEST(MachineReport, HealthyMachineHasNoRemedies) {
     EXPECT_THAT(finding.value, Not(IsEmpty()));
   }
   EXPECT_TRUE(machine_report_json(facts, judge_machine(facts))["healthy"].get<bool>());
+}
+
+TEST(MachineReport, TellsWhoMultiplies) {
+  MachineFacts facts = healthy_facts();
+  EXPECT_EQ(find(facts, "Layers").value, "products by oneDNN 2.6.3");
+  facts.products.clear();
+  EXPECT_EQ(find(facts, "Layers").value, "products by the BLAS");
 }
 
 TEST(MachineReport, ReferenceBlasNamesThePackageAndTheAlternative) {

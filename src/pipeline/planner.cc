@@ -93,11 +93,10 @@ MemoryCounts count_memory(const FilmPlan& plan) {
   memory.activations_train_checkpointed = step.recomputed;
   // Generation, in float32 beside bfloat16 weights too. In the attention: the residual stream, its normed
   // copy, q and k before and after norm and rotation, v, the output before and after its projection; or in
-  // the feed-forward layer: the stream before and after the attentions, its normed copy, both inner rows, the
+  // the feed-forward layer: the stream before and after the attentions, its normed copy, the inner rows, the
   // output.
   constexpr double kWide = 4;
-  const double denoise =
-      tokens * kWide * std::max(9 * width, 4 * width + 2 * static_cast<double>(dit.ffn_dim));
+  const double denoise = tokens * kWide * std::max(9 * width, 4 * width + static_cast<double>(dit.ffn_dim));
   // The decoder works on four pictures at a time; at full resolution about four maps of `dim` channels live.
   const double decode =
       4 * 4 * kWide * static_cast<double>(request.width * request.height * request.model.vae.dim);

@@ -96,7 +96,7 @@ ProcessCosts process_costs(const FilmPlan& plan) {
   // As in count_memory(); while heads are exchanged, seven of its rows beside q, k and v packed, received and
   // put together.
   const double attending = request.sequence == 1 ? 9 * tokens : 10 * tokens + 6 * attended;
-  costs.activations_generate = kFloat * std::max(width * attending, (4 * width + 2 * hidden) * tokens);
+  costs.activations_generate = kFloat * std::max(width * attending, (4 * width + hidden) * tokens);
   costs.generate = plan.memory.weights_dit + costs.activations_generate;
   costs.sent_gradients = 2 * kFloat * parameters * (processes - 1) / processes;
   return costs;
