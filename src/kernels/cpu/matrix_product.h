@@ -1,6 +1,7 @@
-// Matrix products of float32 with oneDNN, whose kernels suit narrow layers better than OpenBLAS's and are made
-// for what the CPU has, whether or not the library has heard of it. Threads are OpenMP's; the same number of
-// them gives the same bits. Matrices are dense and row-major. Errors of the library are thrown as Error.
+// Matrix products of float32 with oneDNN, whose kernels suit narrow layers better than OpenBLAS's and are
+// made for what the CPU has, whether or not the library has heard of it. Threads are OpenMP's; the same
+// number of them gives the same bits. Matrices are dense and row-major. Errors of the library are thrown as
+// Error.
 #pragma once
 
 #include <cstdint>
