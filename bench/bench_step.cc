@@ -9,6 +9,7 @@
 #include "bench/benchmark_main.h"
 #include "bench/machine_limits.h"
 #include "bench/operation_clocks.h"
+#include "bench/visual_pairs.h"
 #include "model/wan_dit.h"
 
 namespace moga::bench {
@@ -16,28 +17,13 @@ namespace {
 
 using torch::Tensor;
 
-// Pairs of tokens that meet in routed attention, averaged over the blocks.
-double routed_pairs(const std::vector<Routing>& routing, int64_t groups) {
-  double sum = 0;
-  for (const Routing& block : routing) {
-    sum += groups_from_ids(block.group_ids_L, groups).pairs();
-  }
-  return sum / static_cast<double>(routing.size());
-}
-
 // FLOPs of one forward pass of one film, which routed so.
 double count_flops(const DitConfig& c, const DitPlan& plan, const std::vector<Routing>& routing) {
   const auto L = static_cast<double>(plan.layout.tokens());
   const auto R = static_cast<double>(plan.captions * c.text_len);
   const auto C = static_cast<double>(c.dim);
   const auto F = static_cast<double>(c.ffn_dim);
-  double pairs = plan.text.pairs();
-  if (c.attention.kind == AttentionKind::kFull) {
-    pairs += plan.visual.full.pairs();
-  } else {
-    pairs +=
-        plan.visual.windows.pairs() + plan.visual.frames.pairs() + routed_pairs(routing, c.attention.groups);
-  }
+  const double pairs = plan.text.pairs() + visual_pairs(c, plan.visual, routing);
   const double block = 2 * L * (6 * C * C + 2 * C * F) + 4 * R * C * C + 4 * pairs * C;
   const double ends = 2 * L * C * static_cast<double>(4 * (c.in_channels + c.out_channels)) +
                       2 * R * C * (static_cast<double>(c.text_dim) + C);

@@ -17,6 +17,7 @@
 
 #include "attention/visual_attention.h"
 #include "base/error.h"
+#include "bench/visual_pairs.h"
 #include "model/wan_dit.h"
 #include "model/weights.h"
 
@@ -124,18 +125,8 @@ inline double step_flops(const Network& net, double visual_pairs) {
   return static_cast<double>(c.layers) * per_block;
 }
 
-// Of all tokens, averaged over the blocks.
 inline double visual_pairs(Network& net, const std::vector<Routing>& routing) {
-  const StaticPlan& plan = net.plan.visual;
-  if (net.dit->config().attention.kind == AttentionKind::kFull) {
-    return plan.full.pairs();
-  }
-  double sum = 0;
-  for (const Routing& one : routing) {
-    const torch::Tensor ids = plan.sequence ? plan.sequence->gather_ids(one.group_ids_L) : one.group_ids_L;
-    sum += groups_from_ids(ids, net.dit->config().attention.groups).pairs();
-  }
-  return plan.windows.pairs() + plan.frames.pairs() + sum / static_cast<double>(routing.size());
+  return visual_pairs(net.dit->config(), net.plan.visual, routing);
 }
 
 }  // namespace moga::bench

@@ -65,7 +65,7 @@ class CpuLinear : public torch::autograd::Function<CpuLinear> {
   }
 };
 
-// Fewer are as good as a product with a vector, for which OpenBLAS is the better.
+// Fewer are nearly a product with a vector, which is not what oneDNN's layers are made for.
 constexpr int64_t kFewestRows = 16;
 
 }  // namespace
