@@ -87,11 +87,10 @@ HWY_INLINE void backward_scores(const BackwardScratch& x, size_t begin, size_t c
   }
   for (size_t key = 0; key < count; key += kTileRows) {
     float* HWY_RESTRICT p = x.p + key * x.q_step + first;
-    multiply_tile<kTileRows, kV, 1>(Matrix{x.k + (begin + key) * x.row, x.row}, q, kWidth, x.dim, zero,
-                                    [&](int m, int v, V s) HWY_ATTR {
-                                      hn::StoreU(exp2_in_range(hn::Sub(s, lse[v])), d,
-                                                 p + static_cast<size_t>(m) * x.q_step + v * kLanes);
-                                    });
+    multiply_tile<kTileRows, kV, 1>(
+        Matrix{x.k + (begin + key) * x.row, x.row}, q, kWidth, x.dim, zero, [&](int m, int v, V s) HWY_ATTR {
+          hn::StoreU(exp2_of(hn::Sub(s, lse[v])), d, p + static_cast<size_t>(m) * x.q_step + v * kLanes);
+        });
   }
   for (size_t key = 0; key < count; key += kTileRows) {
     const float* HWY_RESTRICT p = x.p + key * x.q_step + first;

@@ -83,7 +83,7 @@ HWY_INLINE bool forward_panel_as_is(const QueryBlock& block, const KeyTile& tile
     float* HWY_RESTRICT to = weights + key * kWidth;
     multiply_tile<kTileRows, kV, 1>(Matrix{tile.k + key * dim, dim}, block.q, kWidth, dim, start,
                                     [&](int m, int v, V s) HWY_ATTR {
-                                      const V p = exp2_in_range(s);
+                                      const V p = exp2_of(s);
                                       hn::StoreU(p, d, to + static_cast<size_t>(m) * kWidth + v * kLanes);
                                       sum[v] = hn::Add(sum[v], p);
                                     });
@@ -93,7 +93,7 @@ HWY_INLINE bool forward_panel_as_is(const QueryBlock& block, const KeyTile& tile
     float* HWY_RESTRICT to = weights + key * kWidth;
     multiply_tile<kTileRows, kV, 1>(
         Matrix{tile.k + key * dim, dim}, block.q, kWidth, dim, start, [&](int m, int v, V s) HWY_ATTR {
-          hn::StoreU(exp2_in_range(s), d, to + static_cast<size_t>(m) * kWidth + v * kLanes);
+          hn::StoreU(exp2_of(s), d, to + static_cast<size_t>(m) * kWidth + v * kLanes);
         });
     for (; key < keys; ++key) {
 #pragma GCC unroll 4
@@ -146,7 +146,7 @@ HWY_INLINE void forward_panel_exactly(const QueryBlock& block, const KeyTile& ti
 #pragma GCC unroll 4
   for (int v = 0; v < kV; ++v) {
     const V before = hn::LoadU(d, block.top + v * kLanes);
-    correction[v] = exp2_in_range(hn::Sub(before, top[v]));
+    correction[v] = exp2_of(hn::Sub(before, top[v]));
     kept[v] = hn::Ne(before, hn::Set(d, kNothing));
     hn::StoreU(top[v], d, block.top + v * kLanes);
     sum[v] = hn::Mul(hn::LoadU(d, block.sum + v * kLanes), correction[v]);
@@ -155,7 +155,7 @@ HWY_INLINE void forward_panel_exactly(const QueryBlock& block, const KeyTile& ti
 #pragma GCC unroll 4
     for (int v = 0; v < kV; ++v) {
       float* HWY_RESTRICT at = scores + j * kWidth + v * kLanes;
-      const V p = exp2_in_range(hn::Sub(hn::LoadU(d, at), top[v]));
+      const V p = exp2_of(hn::Sub(hn::LoadU(d, at), top[v]));
       hn::StoreU(p, d, at);
       sum[v] = hn::Add(sum[v], p);
     }

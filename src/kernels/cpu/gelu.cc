@@ -44,7 +44,7 @@ HWY_INLINE Gate gate_of(V any) {
   const V squared = hn::Mul(x, x);
   const V scaled = hn::Mul(x, hn::Set(d, -kSlope * kBase));
   const V power = hn::MulAdd(hn::Mul(scaled, hn::Set(d, kCube)), squared, scaled);
-  const V e = exp2_in_range(hn::Min(power, hn::Set(d, 126.0F)));
+  const V e = exp2_of(hn::Min(power, hn::Set(d, 126.0F)));
   return {x, squared, e, hn::Div(hn::Set(d, 1.0F), hn::Add(hn::Set(d, 1.0F), e))};
 }
 

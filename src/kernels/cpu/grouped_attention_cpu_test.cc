@@ -266,6 +266,32 @@ TEST_P(EveryTarget, ScoresThatRiseOrFallFromTileToTile) {
   }
 }
 
+// A lone key of a later tile, so far above all before it that its power of two is no float.
+TEST_P(EveryTarget, OneScoreFarAboveAllOthers) {
+  constexpr int64_t kTokens = 400;
+  constexpr int64_t kDim = 16;
+  for (double height = 20; height < 1500; height *= 1.15) {
+    SCOPED_TRACE(height);
+    std::mt19937 random(7);
+    Case c({kTokens, kTokens, 1, kDim}, split_tokens(kTokens, 1, random), 3);
+    c.q.each([&](size_t at, size_t i) {
+      if (i % kDim == 0) {
+        c.q.exact[i] = c.q.set(at, 4.0F);
+      }
+    });
+    c.k.each([&](size_t at, size_t i) {
+      if (i % kDim == 0) {
+        const bool lone = i / kDim == static_cast<size_t>(c.lists.kv_index[300]);
+        c.k.exact[i] = c.k.set(at, lone ? static_cast<float>(height / (4.0 * c.scale)) : 0.0F);
+      }
+    });
+    c.run();
+    const Case::Exact e = c.exact();
+    EXPECT_LT(error_of(c.out.wide, e.out), 1e-5 + 2e-7 * height);
+    EXPECT_LT(error_of(c.lse, e.lse), 1e-6);
+  }
+}
+
 TEST(AttentionCpu, TheSameBitsOnEveryRunAndWithAnyNumberOfThreads) {
   const int kept = omp_get_max_threads();
   for (const bool wild : {false, true}) {

@@ -34,10 +34,10 @@ HWY_INLINE V polynomial(V f, const float (&coefficients)[kCount]) {
   return sum;
 }
 
-// 2^x for x up to 127 (NaN stays NaN, below -127 it is 0), relative error 8e-8 + rounding: a minimax
+// 2^x (NaN stays NaN, below -127 it is 0, from 128 on infinity), relative error 8e-8 + rounding: a minimax
 // polynomial of degree five for the fraction (Remez exchange on the relative error), the exponent for the
 // whole part.
-HWY_INLINE V exp2_in_range(V x) {
+HWY_INLINE V exp2_of(V x) {
 #if HWY_TARGET <= HWY_AVX3
   // Two instructions of AVX-512 do what takes six elsewhere: x less the whole number below it (0 of an
   // infinity), and the product with two to that whole number.
@@ -49,9 +49,9 @@ HWY_INLINE V exp2_in_range(V x) {
   const F d;
   const hn::RebindToSigned<F> di;
   // Adding 1.5 * 2^23 leaves the nearest whole number in the low bits of the sum; 127 more make it the biased
-  // exponent of 2^that. The operands' order lets Max pass a NaN on.
+  // exponent of 2^that. The operands' order lets Max and Min pass a NaN on.
   const V magic = hn::Set(d, 12582912.0F + 127.0F);
-  x = hn::Max(hn::Set(d, -127.0F), x);
+  x = hn::Min(hn::Set(d, 128.0F), hn::Max(hn::Set(d, -127.0F), x));
   const V t = hn::Add(x, magic);
   const V power = hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(di, t)));
   const V f = hn::Sub(x, hn::Sub(t, magic));
