@@ -1,14 +1,15 @@
 // One item of the backward pass: a block of keys of a segment stays in the cache with dK and dV, while all
 // queries of the segment pass by, a tile at a time. Five products a tile, one exponential:
 //
-//   S^T = K Q^T           P^T = 2^(S^T - lse)              forward: p = exp(s - lse)
-//   dP^T = V G^T          dS^T = P^T (dP^T - delta)        forward: p = softmax(s); delta = sum_j p dp = g .
-//   o dV += P^T G           dK += dS^T Q                     forward: o = p v; s = q k^T dQ^T = K^T dS^T
-//   forward: s = q k^T
+//   S^T = K Q^T                                            s = q k^T
+//   P^T = 2^(S^T - lse)                                    p = exp(s - lse)
+//   dP^T = V G^T
+//   dS^T = P^T (dP^T - delta)                              delta = sum_j p dp = g . o
+//   dV += P^T G,  dK += dS^T Q,  dQ^T = K^T dS^T
 //
-// with G = factor * row_scale * dout. The first four have queries in the lanes, as in the forward pass; dV
-// and dK have channels there, and broadcast P^T and dS^T as they lie. dQ is added to memory tile by tile, in
-// the order of the key blocks, whoever computes them (BackwardOrder): sums have the same bits on every run.
+// with G = factor * row_scale * dout. All but dV and dK have queries in the lanes, as in the forward pass;
+// these two have channels there, and broadcast P^T and dS^T as they lie. dQ is added to memory tile by tile,
+// in the order of the key blocks, whoever computes them (BackwardOrder): sums have the same bits each time.
 #if defined(MOGA_KERNELS_CPU_BACKWARD_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef MOGA_KERNELS_CPU_BACKWARD_INL_H_
 #undef MOGA_KERNELS_CPU_BACKWARD_INL_H_

@@ -266,29 +266,44 @@ TEST_P(EveryTarget, ScoresThatRiseOrFallFromTileToTile) {
   }
 }
 
-// A lone key of a later tile, so far above all before it that its power of two is no float.
-TEST_P(EveryTarget, OneScoreFarAboveAllOthers) {
-  constexpr int64_t kTokens = 400;
-  constexpr int64_t kDim = 16;
-  for (double height = 20; height < 1500; height *= 1.15) {
-    SCOPED_TRACE(height);
-    std::mt19937 random(7);
-    Case c({kTokens, kTokens, 1, kDim}, split_tokens(kTokens, 1, random), 3);
-    c.q.each([&](size_t at, size_t i) {
-      if (i % kDim == 0) {
-        c.q.exact[i] = c.q.set(at, 4.0F);
+// A few tokens are up to a thousand times as large as the others, so that scores reach from nothing to
+// thousands, in any order: powers of two of a later tile overflow, too, where the first one's maximum does
+// not serve.
+TEST_P(EveryTarget, TokensOfWildlyDifferentSizes) {
+  for (unsigned seed = 0; seed < 60; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937 random(seed);
+    const auto tokens = static_cast<int64_t>(130 + random() % 400);
+    const auto dim = static_cast<int64_t>(4 + random() % 44);
+    Case c({tokens, tokens, 1, dim}, split_tokens(tokens, 1 + random() % 2, random), seed);
+    const auto spread = [&](auto& x, double most) {  // returns the length of the longest row
+      std::uniform_real_distribution<double> uniform;
+      std::vector<float> size(static_cast<size_t>(tokens), 1.0F);
+      for (float& s : size) {
+        s = uniform(random) < 0.02 ? static_cast<float>(std::pow(most, uniform(random))) : 1.0F;
       }
-    });
-    c.k.each([&](size_t at, size_t i) {
-      if (i % kDim == 0) {
-        const bool lone = i / kDim == static_cast<size_t>(c.lists.kv_index[300]);
-        c.k.exact[i] = c.k.set(at, lone ? static_cast<float>(height / (4.0 * c.scale)) : 0.0F);
-      }
-    });
+      std::vector<double> squares(size.size());
+      x.each([&](size_t at, size_t i) {
+        const size_t token = i / static_cast<size_t>(dim);
+        x.exact[i] = x.set(at, size[token] * static_cast<float>(x.exact[i]));
+        squares[token] += x.exact[i] * x.exact[i];
+      });
+      return std::sqrt(*std::max_element(squares.begin(), squares.end()));
+    };
+    const double q = spread(c.q, 10);
+    const double k = spread(c.k, 1000);
+    const double v = spread(c.v, 1000);
+    const double g = spread(c.dout, 1);
     c.run();
     const Case::Exact e = c.exact();
-    EXPECT_LT(error_of(c.out.wide, e.out), 1e-5 + 2e-7 * height);
-    EXPECT_LT(error_of(c.lse, e.lse), 1e-6);
+    const double largest = q * k * c.scale;      // of the scores
+    const double bound = 1e-5 + 5e-7 * largest;  // they are rounded in proportion to their size
+    const double slope = g * v * c.scale;        // of the terms of the scores' gradients, which cancel
+    EXPECT_LT(error_of(c.out.wide, e.out, v), bound);
+    EXPECT_LT(error_of(c.lse, e.lse, largest), 1e-6);
+    EXPECT_LT(error_of(c.dv, e.dv), bound);
+    EXPECT_LT(error_of(c.dq, e.dq, slope * k), bound);
+    EXPECT_LT(error_of(c.dk, e.dk, slope * q), bound);
   }
 }
 
