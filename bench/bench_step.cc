@@ -73,6 +73,9 @@ void add_all() {
   add("wan-1.3b/4-layers/moga/7800", slice, 5, 30, 52);
   slice.attention.kind = AttentionKind::kFull;
   add("wan-1.3b/4-layers/full/4680", slice, 3, 30, 52);
+  DitConfig whole = model_config("wan-1.3b").dit;  // all 30 blocks, one latent frame: 5.7 GB of weights
+  whole.attention.kind = AttentionKind::kFull;
+  add("wan-1.3b/full/1560", whole, 1, 30, 52);
   const DitConfig toy = model_config("toy").dit;
   add("toy/moga/4096", toy, 16, 16, 16);
 }
